@@ -1,0 +1,37 @@
+"""Actions on this client itself."""
+
+from remotes.actions.context import Reply
+from remotes.actions.options import OPTIONS
+from remotes.actions.registration import Action
+
+FAMILY = "client"
+_MASKED = "********"
+
+
+def config(context):
+    """Every option in force, and where its value came from; secrets masked."""
+    rows = {}
+    for name in context.values.names:
+        value, source = context.values.lookup(name)
+        if OPTIONS[name].is_secret and value is not None:
+            value = _MASKED
+        rows[name] = {"value": value, "from": source}
+    owner = context.values.config
+    return Reply({
+        "status": "OK",
+        "settings": {"path": context.settings.path, "is_there": context.settings.stamp is not None},
+        "config": {"path": owner.path, "is_there": owner.path is not None},
+        "options": rows,
+        "actions": owner.actions,
+        "policy": owner.policy,
+        "server": {"url": context.settings.get("server", "url"),
+                   "endpoints": context.settings.document.get("endpoints") or {}},
+        "host": {name: context.settings.get("host", name) is not None
+                 for name in ("private_key", "public_key", "uuid", "token")},
+    })
+
+
+ACTIONS = (
+    Action("config", "show the values in force, each with where it came from", FAMILY,
+           (), tuple(OPTIONS), config),
+)

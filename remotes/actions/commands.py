@@ -1,0 +1,222 @@
+"""Actions on the commands that the Django Remotes server has for this host."""
+
+import contextlib
+import random
+import time
+
+from remotes import daemon, files
+from remotes.actions.context import Reply
+from remotes.actions.registration import Action
+from remotes.errors import LockedError, NotFoundError, RemotesError
+
+FAMILY = "commands"
+_RUN_OPTIONS = ("output_limit", "journal_limit", "lock_wait")
+
+
+def commands_list(context):
+    answer, _ = context.server(context.host()).commands_list()
+    return Reply(answer)
+
+
+def command_get(context):
+    with _commands_run(context) as run:
+        run.run_one(context.values["command"], force=context.values["force"])
+        report = run.reports[-1]
+    has_failed = report.ending != "completed"
+    code = 3 if report.delivery == "set aside" else 4 if has_failed else 0
+    return Reply({"status": "OK" if code == 0 else "ERROR", **report.answer()}, code)
+
+
+def command_post(context):
+    with _commands_run(context) as run:
+        with _reports_in_error(run):
+            run.post_kept(context.values["command"])
+        return _reply(run, context)
+
+
+def commands_process(context):
+    if context.values["dry_run"]:
+        return _preview(context)
+    if context.values["splay"]:
+        time.sleep(random.uniform(0, context.values["splay"]))
+    with _commands_run(context) as run:
+        with _reports_in_error(run):
+            run.process()
+        return _reply(run, context)
+
+
+def _preview(context):
+    from remotes import commands
+
+    host = context.host()
+    run = commands.CommandsRun(
+        context.server(host), host, _journal(context, for_reading=True), None, None,
+        journal_limit=0, unclear_seconds=0, tell=context.tell,
+    )
+    return Reply({"status": "OK", "dry_run": True, "commands": run.preview()})
+
+
+def commands_pending(context):
+    from remotes import commands
+
+    if context.values["drop"] is not None:
+        return _drop(context, context.values["drop"])
+    rows = []
+    for key, entry in _journal(context, for_reading=True).entries.items():
+        fields = entry.fields
+        rows.append({
+            "command": key[2], "group": fields.get("group"), "name": fields.get("name"),
+            "state": fields.get("state"), "ending": fields.get("ending"),
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(fields.get("at", 0))),
+            "refusal": fields.get("refusal"), "server": key[0], "bytes": entry.size,
+        })
+    return Reply({"status": "OK", "pending": rows,
+                  "journal": context.settings.beside(commands.JOURNAL_NAME)})
+
+
+def _drop(context, number):
+    lock = _commands_lock(context)
+    with lock.held(context.values["lock_wait"], "run of commands"):
+        journal = _journal(context)
+        keys = [key for key in journal.entries if key[2] == number]
+        if not keys:
+            raise NotFoundError(f"no result of command {number} is kept")
+        for key in keys:
+            journal.remove(key)
+        journal.close()
+    message = "its result is thrown away; if the server still lists it, it will be run again"
+    return Reply({"status": "OK", "changed": True, "command": number, "message": message})
+
+
+def commands_monitor(context):
+    manager = context.service_manager()
+    stop = daemon.StopFlag(context.values["grace"], manager.beat, manager.beat_seconds)
+    lock = files.Lock(context.settings.beside("commands-monitor.lock"))
+    with lock.held(context.values["lock_wait"], "monitor of commands"):
+        stop.listen()
+        turns = _MonitorTurns(context, stop)
+        # The ciphertext serves as well as the UUID in it: one for each host, always the same.
+        place = daemon.place_in_interval(str(context.settings.get("host", "uuid", "")))
+        schedule = daemon.Schedule(context.values["interval"], place)
+        monitor = daemon.Monitor(turns.turn, schedule, tell=context.tell, notify=manager.notify)
+        daemon.run(monitor, stop, turns.reload, manager.notify)
+    code = 0 if stop.number == 15 else 128 + stop.number
+    return Reply({"event": "stopped", "signal": stop.number}, code)
+
+
+class _MonitorTurns:
+    """The turns of a monitor: each reads the settings again if they were changed."""
+
+    def __init__(self, context, stop):
+        self._context = context
+        self._stop = stop
+
+    def turn(self):
+        context = self._context
+        if context.settings.stamp_now() != context.settings.stamp:
+            self.reload()
+            context = self._context
+        try:
+            with _commands_run(context, self._stop) as run:
+                run.process()
+        except LockedError as error:
+            context.verbose(f"this turn is left out: {error}")
+            return True
+        return bool(run.reports)
+
+    def reload(self):
+        """Config and settings as they are now; if they are bad, those that were."""
+        try:
+            self._context = self._context.reload()
+            self._context.verbose("config and settings were read again")
+        except RemotesError as error:
+            self._context.tell(f"the former config and settings stay in force: {error}")
+            self._context.settings.stamp = self._context.settings.stamp_now()
+
+
+@contextlib.contextmanager
+def _commands_run(context, stop=None):
+    """A CommandsRun under the lock of the commands, with all that it works with."""
+    from remotes import audit, commands
+    from remotes.runner import Runner
+
+    values, settings = context.values, context.settings
+    with contextlib.ExitStack() as stack:
+        lock = _commands_lock(context)
+        stack.enter_context(lock.held(values["lock_wait"], "run of commands"))
+        host = context.host()
+        server = context.server(host)
+        stack.callback(server.close)
+        journal = _journal(context)
+        stack.callback(journal.close)
+        command_runner = Runner(settings.path, output_limit=values["output_limit"],
+                                environ=context.environ, stop=stop)
+        stack.callback(command_runner.close)
+
+        def on_report(report):
+            if stop is None:
+                context.verbose(report.line())
+            else:
+                context.tell(report.line())
+                event = report.answer()
+                del event["output"], event["result"]
+                context.emit({"event": "command", **event})
+
+        yield commands.CommandsRun(
+            server, host, journal, audit.Audit(settings.beside("audit.jsonl"), tell=context.tell),
+            command_runner, journal_limit=values["journal_limit"],
+            unclear_seconds=2 * values["http_timeout"], tell=context.tell, on_report=on_report,
+            stop_requested=(lambda: stop.requested) if stop else (lambda: False),
+        )
+
+
+def _commands_lock(context):
+    return files.Lock(context.settings.beside("commands.lock"))
+
+
+def _journal(context, *, for_reading=False):
+    from remotes import commands
+    from remotes.journal import Journal
+
+    path = context.settings.beside(commands.JOURNAL_NAME)
+    return Journal(path, "commands", commands.JOURNAL_KEY, tell=context.tell,
+                   for_reading=for_reading)
+
+
+@contextlib.contextmanager
+def _reports_in_error(run):
+    """What was done before a failure belongs into its answer."""
+    try:
+        yield
+    except RemotesError as error:
+        error.document["commands"] = [report.answer() for report in run.reports]
+        raise
+
+
+def _reply(run, context):
+    """The answer over all commands of a run: 3 if one was set aside, 4 if one failed."""
+    reports = run.reports
+    is_aside = any(report.delivery == "set aside" for report in reports)
+    has_failed = any(report.ending != "completed" for report in reports)
+    code = 3 if is_aside else 0
+    if not code and has_failed and "fail_on_command" in context.values.names \
+            and context.values["fail_on_command"]:
+        code = 4
+    return Reply({"status": "ERROR" if code else "OK",
+                  "commands": [report.answer() for report in reports]}, code)
+
+
+ACTIONS = (
+    Action("commands_list", "list the commands that wait for this host", FAMILY,
+           (), (), commands_list),
+    Action("command_get", "run one command and deliver its result", FAMILY,
+           ("command",), ("force", *_RUN_OPTIONS), command_get),
+    Action("command_post", "deliver the results that are kept, or that of one command", FAMILY,
+           (), ("command", *_RUN_OPTIONS), command_post),
+    Action("commands_process", "run all waiting commands and deliver their results", FAMILY,
+           (), ("dry_run", "fail_on_command", "splay", *_RUN_OPTIONS), commands_process),
+    Action("commands_monitor", "do commands_process again and again, as a service", FAMILY,
+           (), ("interval", "grace", *_RUN_OPTIONS), commands_monitor),
+    Action("commands_pending", "show the results that are kept; --drop throws one away", FAMILY,
+           (), ("drop", "lock_wait"), commands_pending),
+)

@@ -1,0 +1,77 @@
+"""What an action works with: option values, settings, and the objects made from them.
+
+Guards: that each thing is made when it is first needed, and not before (imports are
+paid for at every cron turn). Leaves alone: what the actions do.
+"""
+
+import os
+from collections import namedtuple
+
+from remotes import __version__, daemon
+from remotes.errors import SettingsError
+from remotes.settings import Settings
+
+# What an action gives back: the JSON document and the exit code.
+Reply = namedtuple("Reply", "document exit_code", defaults=(0,))
+
+
+class Context:
+    """The world of one action.
+
+    `tell` writes a line to stderr, `emit` an event (mapping) to stdout. `reload` gives
+    a new Context from config and settings as they are now.
+    """
+
+    def __init__(self, values, settings_path, *, environ, tell, emit, reload=None):
+        self.values = values
+        self.environ = environ
+        self.tell = tell
+        self.emit = emit
+        self.reload = reload
+        self.settings = Settings(settings_path)
+        values.attach(self.settings)
+        values.require()
+
+    def verbose(self, line):
+        """A line that is told with --verbose only."""
+        if self.values["verbose"]:
+            self.tell(line)
+
+    def transport(self):
+        """A new Transport with the options for time-outs and certificates."""
+        from remotes.transport import Transport
+
+        values = self.values
+        certificate = values["client_certificate"]
+        for name in ("ca_file", "client_certificate", "client_key"):
+            if values[name] is not None and not os.path.isfile(values[name]):
+                raise SettingsError(f"--{name} {values[name]}: no such file")
+        return Transport(
+            timeout_seconds=values["http_timeout"], ca_file=values["ca_file"],
+            certificate=(certificate, values["client_key"] or certificate) if certificate else None,
+            headers={"CLIENT-AGENT": "Remotes", "CLIENT-VERSION": __version__,
+                     "User-Agent": f"Remotes/{__version__}", "Accept": "application/json"},
+        )
+
+    def host(self):
+        """The Host of the settings."""
+        from remotes.host import Host
+
+        return Host(self.settings, tell=self.tell)
+
+    def server(self, host=None):
+        """The Server of the settings, asked with the token of `host`."""
+        from remotes.server import Server, normalize_url
+
+        base = self.settings.get("server", "url")
+        if base is None:
+            raise SettingsError(
+                f"{self.settings.path} names no server: begin with --action=new_host, or with"
+                " --action=status --url"
+            )
+        endpoints = dict(self.settings.document.get("endpoints") or {})
+        return Server(self.transport(), normalize_url(str(base)), endpoints,
+                      host.token if host else None)
+
+    def service_manager(self):
+        return daemon.ServiceManager(self.environ)

@@ -1,0 +1,272 @@
+"""Every option, declared once; argparse, help, config and README are views of this table.
+
+Guards: where a value comes from (command line, then environment, then config, then
+settings, then default), its type, and that no name is taken for another. Leaves
+alone: what an option does.
+"""
+
+import os
+from collections import namedtuple
+
+from remotes.errors import SettingsError, UsageError
+
+# kind: text, path, seconds, count, size, flag, or a tuple of choices.
+# setting: (section, name) in the settings file that holds the value, if one does.
+Option = namedtuple(
+    "Option", "name kind help default setting is_secret metavar",
+    defaults=(None, None, False, None),
+)
+
+OPTIONS = {option.name: option for option in (
+    Option("url", "text", "URL of the server", None, ("server", "url")),
+    Option("token", "text", "registration token of the server", is_secret=True),
+    Option("token_file", "path", "file that holds the registration token"),
+    Option("private_key", "path", "file of the host's private key", None, ("host", "private_key")),
+    Option("public_key", "path", "file of the host's public key", None, ("host", "public_key")),
+    Option("force", "flag", "do what is refused else: overwrite keys, register or verify again,"
+           " run a command that is no longer listed"),
+    Option("follow_url", "flag", "use the address that the server says of itself, even if it names"
+           " another host than --url"),
+    Option("command", "count", "number of a command"),
+    Option("drop", "count", "number of a command whose kept result is thrown away"),
+    Option("dry_run", "flag", "show what would be run, and run nothing"),
+    Option("fail_on_command", "flag", "exit with 4 if a command ended in an error"),
+    Option("interval", "seconds", "seconds from one turn of a monitor to the next", 300.0),
+    Option("splay", "seconds", "wait at random up to so many seconds before a turn", 0.0),
+    Option("grace", "seconds", "how long a running command may still take after SIGTERM", 30.0),
+    Option("output_limit", "size", "most bytes of a command's output that are sent", 512 * 1024),
+    Option("journal_limit", "size", "bytes of undelivered results over which nothing new is run",
+           64 * 1024 * 1024),
+    Option("lock_wait", "seconds", "how long to wait for another run to end", 0.0),
+    Option("settings", "path", "settings file (-S)"),
+    Option("config", "path", "config file of the owner"),
+    Option("http_timeout", "seconds", "time-out for connecting and for each read", 30.0),
+    Option("ca_file", "path", "CA certificates (PEM) to trust", None, ("server", "ca_file")),
+    Option("client_certificate", "path", "certificate (PEM) to show to the server", None,
+           ("server", "client_certificate")),
+    Option("client_key", "path", "key (PEM) of that certificate", None, ("server", "client_key")),
+    Option("output", ("json", "yaml", "table"), "form of the answer", "json"),
+    Option("quiet", "flag", "tell a fault that goes on from run to run only when it begins and when"
+           " it ends"),
+    Option("verbose", "flag", "tell more of what is done"),
+    Option("debug", "flag", "add the traceback to an error"),
+)}
+
+# Taken by every action.
+COMMON = ("settings", "config", "http_timeout", "ca_file", "client_certificate", "client_key",
+          "output", "quiet", "verbose", "debug")
+SYSTEM_CONFIG = "/etc/remotes/config.yml"
+_CONFIG_SECTIONS = ("options", "actions", "policy")
+_SIZE_UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+_FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True,
+               "false": False, "no": False, "off": False, "0": False}
+
+
+def nearest(name, names):
+    """", did you mean X?" for a name that is not known, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def convert(option, value, where):
+    """`value` (text, or what YAML gave) as the option's kind has it. Errors: UsageError."""
+    try:
+        return _CONVERTERS[option.kind if isinstance(option.kind, str) else "choice"](option, value)
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        wanted = {"seconds": "a number of seconds, 0 or more", "count": "a whole number",
+                  "size": "a number of bytes (K, M and G are known)", "flag": "true or false",
+                  "text": "a text", "path": "a path"}
+        kind = wanted[option.kind] if isinstance(option.kind, str) \
+            else "one of " + ", ".join(option.kind)
+        raise UsageError(f"{where}: {option.name} must be {kind}") from None
+
+
+def _to_text(option, value):
+    if isinstance(value, (dict, list, bool)) or not str(value).strip():
+        raise ValueError
+    return str(value)
+
+
+def _to_path(option, value):
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return os.path.abspath(os.path.expanduser(value))
+
+
+def _to_seconds(option, value):
+    seconds = float(value)
+    if isinstance(value, bool) or not 0 <= seconds < 1e10:
+        raise ValueError
+    if seconds == 0 and option.name in ("http_timeout", "interval"):
+        raise ValueError
+    return seconds
+
+
+def _to_count(option, value):
+    if isinstance(value, bool) or int(value) != float(value) or int(value) < 0:
+        raise ValueError
+    return int(value)
+
+
+def _to_size(option, value):
+    if isinstance(value, str) and value[-1:].lower() in _SIZE_UNITS:
+        return int(float(value[:-1]) * _SIZE_UNITS[value[-1].lower()])
+    return _to_count(option, value)
+
+
+def _to_flag(option, value):
+    return value if isinstance(value, bool) else _FLAG_WORDS.get(str(value).lower()) \
+        if str(value).lower() in _FLAG_WORDS else _fail()
+
+
+def _fail():
+    raise ValueError
+
+
+def _to_choice(option, value):
+    return value if value in option.kind else _fail()
+
+
+_CONVERTERS = {"text": _to_text, "path": _to_path, "seconds": _to_seconds, "count": _to_count,
+               "size": _to_size, "flag": _to_flag, "choice": _to_choice}
+
+
+class Config:
+    """The owner's file: `options` (for all actions), `actions` (for one), `policy`."""
+
+    def __init__(self, path, document, action_names):
+        self.path = path
+        self.options = _section(document, "options", path)
+        self.actions = _section(document, "actions", path)
+        self.policy = _section(document, "policy", path)
+        for name in document:
+            if name not in _CONFIG_SECTIONS:
+                raise SettingsError(f"{path}: unknown section {name}"
+                                    + nearest(str(name), _CONFIG_SECTIONS))
+        self._check_options(self.options, "options")
+        for action in self.actions:
+            if action not in action_names:
+                raise SettingsError(f"{path}: actions: unknown action {action}"
+                                    + nearest(str(action), action_names))
+            self._check_options(_section(self.actions, action, path), f"actions: {action}")
+
+    def _check_options(self, options, where):
+        for name, value in options.items():
+            option = OPTIONS.get(name)
+            if option is None or name in ("settings", "config"):
+                raise SettingsError(f"{self.path}: {where}: unknown option {name}"
+                                    + nearest(str(name), OPTIONS))
+            try:
+                options[name] = convert(option, value, f"{self.path}: {where}")
+            except UsageError as error:
+                raise SettingsError(str(error)) from None
+
+    def for_action(self, name):
+        """The option values that hold for the action `name`."""
+        return {**self.options, **self.actions.get(name, {})}
+
+
+def _section(document, name, path):
+    section = document.get(name)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise SettingsError(f"{path}: {name} must be a mapping of names to values")
+    return section
+
+
+def load_config(path, action_names):
+    """The Config in the file `path`; without a path, the system's if it is there."""
+    from remotes.settings import parse_yaml
+
+    if path is None:
+        if not os.path.exists(SYSTEM_CONFIG):
+            return Config(None, {}, action_names)
+        path = SYSTEM_CONFIG
+    try:
+        with open(path, "rb") as stream:
+            return Config(path, parse_yaml(stream.read(), path), action_names)
+    except OSError as error:
+        raise SettingsError(f"cannot read the config {path}: {error.strerror}") from error
+
+
+class Values:
+    """The options in force for one action: values, and where each came from.
+
+    `names` are the options that it takes; `typed` and the others hold converted values.
+    """
+
+    def __init__(self, action, names, typed, environ, config):
+        self.names = names
+        self._action = action
+        self._layers = [
+            ("command line", typed),
+            ("environment", _from_environment(names, environ)),
+            ("config", config.for_action(action.name)),
+        ]
+        self._settings = None
+        self.config = config
+
+    def attach(self, settings):
+        """Adds what the settings file holds."""
+        self._settings = settings
+
+    def lookup(self, name):
+        """(value, where it came from): command line, environment, config, settings, default."""
+        for source, values in self._layers:
+            if name in values:
+                return values[name], source
+        option = OPTIONS[name]
+        if self._settings is not None and option.setting:
+            value = self._settings.get(*option.setting)
+            if value is not None:
+                return value, "settings"
+        return (False if option.kind == "flag" else option.default), "default"
+
+    def __getitem__(self, name):
+        return self.lookup(name)[0]
+
+    def is_given(self, name):
+        """Whether a person has said it: on the command line, in environment or config."""
+        return self.lookup(name)[1] in ("command line", "environment", "config")
+
+    def token(self):
+        """The registration token: as it stands, or from its file, where it is said first."""
+        for _, values in self._layers:
+            if values.get("token"):
+                return values["token"]
+            if values.get("token_file"):
+                return _read_secret(values["token_file"])
+        return None
+
+    def require(self):
+        """UsageError if the action needs an option that nobody has given."""
+        missing = [name for name in self._action.needs
+                   if (self.token() if name == "token" else self[name]) is None]
+        if missing:
+            names = " and ".join(f"--{name}" for name in missing)
+            raise UsageError(f"--action={self._action.name} needs {names}")
+
+
+def _from_environment(names, environ):
+    """$REMOTES_NAME for each option that the action takes."""
+    found = {}
+    for name in names:
+        variable = f"REMOTES_{name.upper()}"
+        if environ.get(variable):
+            found[name] = convert(OPTIONS[name], environ[variable], f"${variable}")
+    return found
+
+
+def _read_secret(path):
+    try:
+        with open(path, encoding="utf-8") as stream:
+            secret = stream.read(1 << 16).strip()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise SettingsError(f"cannot read the token file {path}: {reason}") from error
+    if not secret:
+        raise SettingsError(f"the token file {path} is empty")
+    return secret

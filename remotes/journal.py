@@ -1,0 +1,274 @@
+"""A journal: a YAML stream that survives a kill at any byte, and is quick to read.
+
+Each entry is one line, `--- {json}`, whole only with its newline, appended and synced
+before the thing that it notes happens. Entries of the same key fold into one: a later
+line's fields go over the earlier one's. A line with `"state": "removed"` ends its key.
+A `body` (large: a kept result) stays in the file and is read when it is asked for.
+
+Guards: that what was noted is there after any crash; a torn last line is dropped; a
+line that cannot be read sets the file aside (under another name) and what can be read
+goes on; a newer version is left alone. Leaves alone: what the states mean, and
+locking: whoever appends holds the lock of his kind of run. Reading needs none.
+"""
+
+import contextlib
+import json
+import os
+import re
+import time
+
+from remotes import files
+from remotes.errors import DiskFullError, SettingsError
+
+VERSION = 1
+_START = b"--- "
+_FOLD_ABOVE_BYTES = 64 * 1024
+# What JSON leaves bare and YAML forbids or reads as a line's end.
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+
+def format_line(fields):
+    """One entry as a line (bytes) that a JSON and a YAML reader read alike."""
+    text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+    text = _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _START + text.encode() + b"\n"
+
+
+def parse_line(line):
+    """The fields of a whole line (bytes with its newline); None if it is not one."""
+    if not line.startswith(_START):
+        return None
+    try:
+        fields = json.loads(line[len(_START):])
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+class Entry:
+    """What the journal holds of one key: `fields` (dict, without the body)."""
+
+    __slots__ = ("fields", "body_place", "size")
+
+    def __init__(self):
+        self.fields = {}
+        self.body_place = None  # (offset, length) of the line that holds the body
+        self.size = 0  # bytes of all its lines
+
+
+class Journal:
+    """The journal of one kind ("commands", "tasks") in the file `path`.
+
+    `key_names` are the fields that make an entry's key, a tuple in that order.
+    `tell` is called with one line when something had to be set aside.
+    Opened `for_reading`, it changes nothing on the disk.
+    """
+
+    def __init__(self, path, kind, key_names, *, tell=lambda line: None, for_reading=False):
+        self.path = path
+        self.kind = kind
+        self.key_names = key_names
+        self._tell = tell
+        self._for_reading = for_reading
+        self._descriptor = None
+        self.entries = {}
+        self.live_bytes = 0  # bytes of all lines of entries that are not settled
+        self._end = 0  # where the next line goes
+        self._last = None  # (key, offset) of the last line
+        self._read()
+        if not for_reading:
+            self._open()
+
+    # -- reading ---------------------------------------------------------------
+
+    def _read(self):
+        unreadable = 0
+        with files.told("read", self.path), contextlib.suppress(FileNotFoundError):
+            with open(self.path, "rb") as stream:
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        break  # torn: it was never whole, so nothing came of it
+                    fields = parse_line(line)
+                    if fields is None or not self._take(fields, self._end, len(line)):
+                        unreadable += 1
+                    self._end += len(line)
+        if unreadable and not self._for_reading:
+            self._set_aside(unreadable)
+
+    def _take(self, fields, offset, length):
+        """Folds one line into the entries; False if it is not an entry."""
+        if offset == 0 and "journal" in fields:
+            self._check_header(fields)
+            return True
+        if not all(name in fields for name in self.key_names):
+            return False
+        key = tuple(fields[name] for name in self.key_names)
+        if not all(isinstance(part, (str, int)) for part in key):
+            return False
+        self._last = (key, offset)
+        if fields.get("state") == "removed":
+            gone = self.entries.pop(key, None)
+            self.live_bytes -= gone.size if gone else 0
+            return True
+        entry = self.entries.setdefault(key, Entry())
+        if "body" in fields:
+            del fields["body"]
+            entry.body_place = (offset, length)
+        entry.fields.update(fields)
+        entry.size += length
+        self.live_bytes += length
+        return True
+
+    def _check_header(self, fields):
+        if fields["journal"] != self.kind or not isinstance(fields.get("version"), int):
+            raise SettingsError(f"{self.path} is no journal of {self.kind}; it is left alone")
+        if fields["version"] > VERSION:
+            raise SettingsError(
+                f"{self.path} has version {fields['version']}, and this program knows {VERSION}:"
+                " it was written by a newer one, and is left alone"
+            )
+
+    def _set_aside(self, unreadable):
+        """Keeps the damaged file under another name; what could be read goes on."""
+        aside = f"{self.path}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+        with files.told("set aside", self.path):
+            files.copy(self.path, aside)
+        bodies = {key: self._raw_body(entry) for key, entry in self.entries.items()}
+        files.replace(self.path, b"".join(self._folded(bodies)))
+        self._tell(
+            f"{self.path} is damaged ({unreadable} lines cannot be read): it is kept as {aside};"
+            f" {len(self.entries)} entries were saved, what the others held is not known"
+        )
+        self._forget()
+        self._read()
+
+    def _forget(self):
+        self.entries, self._end, self._last, self.live_bytes = {}, 0, None, 0
+
+    def body(self, key):
+        """The body of an entry, or None if it has none."""
+        return self._raw_body(self.entries[key])
+
+    def _raw_body(self, entry):
+        if entry.body_place is None:
+            return None
+        offset, length = entry.body_place
+        with files.told("read", self.path), open(self.path, "rb") as stream:
+            stream.seek(offset)
+            fields = parse_line(stream.read(length)) or {}
+        return fields.get("body")
+
+    # -- writing ---------------------------------------------------------------
+
+    def _open(self):
+        """Opens for appending; drops a torn last line; folds what is mostly dead."""
+        with files.told("open", self.path):
+            self._descriptor = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600
+            )
+            if os.fstat(self._descriptor).st_size > self._end:
+                os.ftruncate(self._descriptor, self._end)
+        if self._end == 0:
+            self._write(format_line({"journal": self.kind, "version": VERSION}), sync=True)
+            with files.told("sync", self.path):
+                files.sync_folder(self.path)
+        self.fold_if_mostly_dead()
+
+    def _write(self, line, *, sync):
+        with files.told("write", self.path):
+            try:
+                os.lseek(self._descriptor, self._end, os.SEEK_SET)
+                files.write_all(self._descriptor, line)
+                if sync:
+                    os.fsync(self._descriptor)
+            except OSError:
+                # Half a line is no line; without this the next one would be glued to it.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, self._end)
+                raise
+        self._end += len(line)
+
+    def note(self, key, *, sync=True, **fields):
+        """Appends a change of the entry `key` (tuple); synced when this returns.
+
+        With `sync=False` it survives the end of this process, but not a power cut.
+        Errors: DiskFullError, SettingsError; then the entry is what it was.
+        """
+        fields = {**dict(zip(self.key_names, key)), **fields}
+        line = format_line(fields)
+        offset = self._end
+        self._write(line, sync=sync)
+        self._take(fields, offset, len(line))
+
+    def remove(self, key):
+        """Notes that `key` is settled. A full disk does not keep it from that.
+
+        If the line finds no room, and the entry stands at the very end, its line is
+        cut off instead: that needs none.
+        """
+        try:
+            self.note(key, state="removed")
+        except DiskFullError:
+            last_key, offset = self._last or (None, 0)
+            if last_key != key or self.entries[key].size != self._end - offset:
+                raise
+            with files.told("write", self.path):
+                os.ftruncate(self._descriptor, offset)
+                os.fsync(self._descriptor)
+            self._end, self._last = offset, None
+            self.live_bytes -= self.entries.pop(key).size
+        self.fold_if_mostly_dead()
+
+    def require_room(self, needed_bytes):
+        """DiskFullError unless `needed_bytes` more can be written, as far as can be known."""
+        with files.told("look at the disk of", self.path):
+            if hasattr(os, "statvfs"):
+                disk = os.fstatvfs(self._descriptor)
+                free = disk.f_bavail * disk.f_frsize
+                if free < needed_bytes:
+                    raise DiskFullError(
+                        f"only {free:,} bytes are free for {self.path}, and a result may take"
+                        f" {needed_bytes:,}: nothing is run; free some and try again"
+                    )
+        limit = _file_size_limit()
+        if limit is not None and self._end + needed_bytes > limit:
+            raise DiskFullError(
+                f"{self.path} may not grow beyond {limit:,} bytes (RLIMIT_FSIZE), and a result may"
+                f" take {needed_bytes:,}: nothing is run; raise the limit and try again"
+            )
+
+    def fold_if_mostly_dead(self):
+        """Writes the journal anew if more than half of it is settled. Costs are spread:
+        a fold comes only after as many bytes of changes as it writes.
+        """
+        if self._end <= _FOLD_ABOVE_BYTES or self.live_bytes * 2 > self._end:
+            return
+        bodies = {key: self._raw_body(entry) for key, entry in self.entries.items()}
+        # Without room for a fold the long journal still serves.
+        with contextlib.suppress(DiskFullError):
+            files.replace(self.path, b"".join(self._folded(bodies)))
+            self.close()
+            self._forget()
+            self._read()
+            self._open()
+
+    def _folded(self, bodies):
+        yield format_line({"journal": self.kind, "version": VERSION})
+        for key, entry in self.entries.items():
+            body = bodies[key]
+            yield format_line({**entry.fields, **({} if body is None else {"body": body})})
+
+    def close(self):
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _file_size_limit():
+    """The most bytes that this process may write into one file, or None."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit

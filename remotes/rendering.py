@@ -1,0 +1,91 @@
+"""An answer as text: JSON, YAML, or a table for people.
+
+Guards: that no control character of a server or a command reaches a terminal. Leaves
+alone: what an answer holds.
+"""
+
+import json
+import re
+import sys
+
+# JSON escapes C0; C1 (0x7f to 0x9f) moves cursors on some terminals, too.
+_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL_OR_C0 = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def _is_unicode():
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+
+
+def _escaped(text):
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def event_line(event):
+    """An event (mapping) as one compact line of JSON."""
+    text = json.dumps(event, ensure_ascii=not _is_unicode(), separators=(",", ":"), default=str)
+    return _escaped(text)
+
+
+def render(document, form):
+    """`document` (JSON values) in one of the forms json, yaml, table."""
+    if form == "yaml":
+        import yaml
+
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=_is_unicode()).rstrip()
+    if form == "table":
+        return _table(document)
+    return _escaped(json.dumps(document, indent=2, ensure_ascii=not _is_unicode(), default=str))
+
+
+def _cell(value):
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, ensure_ascii=False)
+    text = "" if value is None else str(value)
+    text = _CONTROL_OR_C0.sub(lambda found: {"\n": "⏎", "\t": " "}.get(found[0], "·"), text)
+    text = text if len(text) <= 60 else text[:59] + "…"
+    return text if _is_unicode() else text.encode("ascii", "replace").decode()
+
+
+def _table(document):
+    """Single values as two columns, then each list of mappings as a table of its own."""
+    plain = {name: value for name, value in document.items() if not _is_rows(value)}
+    blocks = [_grid(["", ""], [[name, _cell(value)] for name, value in plain.items()])]
+    for name, rows in document.items():
+        if _is_rows(rows):
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+            blocks.append(f"{name}\n" + _grid(columns, cells))
+    return "\n\n".join(blocks)
+
+
+def _is_rows(value):
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _grid(columns, rows):
+    if sys.stdout.isatty():
+        return _rich_grid(columns, rows)
+    widths = [max(len(str(row[index])) for row in [columns, *rows])
+              for index in range(len(columns))]
+    lines = [columns] if any(columns) else []
+    return "\n".join("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip()
+                     for row in [*lines, *rows])
+
+
+def _rich_grid(columns, rows):
+    import io
+    import shutil
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=any(columns), box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    text = io.StringIO()
+    Console(file=text, width=shutil.get_terminal_size().columns).print(table)
+    return text.getvalue().rstrip()

@@ -1,0 +1,186 @@
+"""The settings: what this client has learnt and must not forget. One YAML file.
+
+Guards: that no change is lost (lock, read again, write beside, sync, replace), that a
+file nobody can parse is never written over, and that keys of other versions stay.
+An INI file of the reference client is read as it stands; the first change turns it
+into YAML under the same path. Leaves alone: what the values mean, and all secrets in
+clear: `host.uuid` and `host.token` are kept as they came, encrypted for this host
+(protocol page of Django Remotes, "Keys, registration, verification").
+"""
+
+import contextlib
+import os
+import re
+
+from remotes import files
+from remotes.errors import SettingsError
+
+VERSION = 1
+_SECTIONS = ("host", "server", "endpoints", "duplicati", "tasks")
+_LOCK_WAIT_SECONDS = 30.0
+_INI_SECTION = re.compile(r"^\[(host|server|endpoints)\]\s*$", re.MULTILINE)
+
+
+def default_path(environ):
+    """Where the settings are if nobody says so; makes the default folder, 0700."""
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    folder = os.path.join(base, "remotes")
+    with files.told("make", folder):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    return os.path.join(folder, "settings.yml")
+
+
+def parse_yaml(text, path):
+    """A mapping from YAML `text` (bytes); an error names `path`, line and column."""
+    import yaml
+
+    try:
+        document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {_place(error)}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        kind = {list: "a list", str: "a text"}.get(type(document), "a single value")
+        raise SettingsError(f"{path} holds {kind} where a mapping of names to values belongs")
+    return document
+
+
+def _place(error):
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    if mark is None:
+        return problem
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
+def _parse_ini(text, path):
+    """The reference client's INI as a settings document (protocol page, "Settings files")."""
+    import configparser
+
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        line = " ".join(str(error).split())
+        raise SettingsError(f"{path} looks like an INI file, but cannot be read: {line}") from error
+    document = {name: dict(parser[name]) for name in parser.sections()}
+    host = document.get("host", {})
+    for name in ("private_key", "public_key"):
+        if host.get(name):
+            host[name] = _beside_unless_there(host[name], path)
+    server = document.get("server", {})
+    if "server_url" in server:
+        server["url"] = server.pop("server_url")
+    return document
+
+
+def _beside_unless_there(written, path):
+    """A path as it is written; if nothing is there, as seen from the folder of `path`."""
+    beside = os.path.join(os.path.dirname(path), written)
+    if os.path.exists(written) or not os.path.exists(beside):
+        return os.path.abspath(written)
+    return beside
+
+
+def _check_shape(document, path):
+    version = document.get("version", VERSION)
+    if not isinstance(version, int) or version > VERSION:
+        raise SettingsError(
+            f"{path} has version {version!r}, and this program knows {VERSION}: it was written by a"
+            " newer one, and is left alone"
+        )
+    for section in _SECTIONS:
+        if not isinstance(document.get(section, {}), dict):
+            raise SettingsError(f"{path}: `{section}` must be a mapping of names to values")
+    for section in ("host", "server", "endpoints"):
+        for name, value in document.get(section, {}).items():
+            if value is not None and not isinstance(value, (str, int, bool)):
+                raise SettingsError(f"{path}: `{section}: {name}` must be a single value")
+
+
+class Settings:
+    """The settings file at `path`, read once; `changing` writes it.
+
+    Errors: SettingsError (unreadable, not YAML, not a mapping, newer version).
+    """
+
+    def __init__(self, path):
+        # A link is followed, so that a replace renames over the file and not the link.
+        self.path = os.path.realpath(path)
+        self.stamp = None
+        self.document = {}
+        self.read()
+
+    def read(self):
+        """Reads the file again. One that is not there is empty settings."""
+        document, self._is_ini = {}, False
+        self.stamp = self.stamp_now()
+        try:
+            with open(self.path, "rb") as stream:
+                text = stream.read()
+        except FileNotFoundError:
+            text = b""
+        except OSError as error:
+            raise SettingsError(f"cannot read {self.path}: {error.strerror}") from error
+        decoded = text.decode("utf-8", "replace")
+        if _INI_SECTION.search(decoded):
+            self._is_ini = True
+            document = _parse_ini(decoded, self.path)
+        else:
+            document = parse_yaml(text, self.path)
+        _check_shape(document, self.path)
+        self.document = document
+
+    def stamp_now(self):
+        """What tells one writing of the file from another; None if there is no file."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def get(self, section, name, default=None):
+        """The value of `name` in `section`, or `default` if it is missing or empty."""
+        value = (self.document.get(section) or {}).get(name)
+        return default if value in (None, "") else value
+
+    @contextlib.contextmanager
+    def changing(self):
+        """Gives the document to change, as it is now on the disk; writes it at the end.
+
+        Under the lock (waited for, 30 s), so that two runs never lose each other's
+        change. If the body raises, nothing is written. The lock is not for network.
+        """
+        lock = files.Lock(self.beside("lock"))
+        with lock.held(_LOCK_WAIT_SECONDS, "change of the settings"):
+            self.read()
+            yield self.document
+            self._write()
+
+    def beside(self, name):
+        """The path of a file that belongs to these settings.
+
+        `settings.yml` gives its folder's `commands-journal.yml`; a file of another name
+        gives its stem: `web2.commands-journal.yml`. A lock is named after the whole file.
+        """
+        folder, base = os.path.split(self.path)
+        if name == "lock":
+            return self.path + ".lock"
+        stem = os.path.splitext(base)[0]
+        return os.path.join(folder, name if stem == "settings" else f"{stem}.{name}")
+
+    def _write(self):
+        import yaml
+
+        document = {"version": VERSION, **self.document}
+        text = yaml.dump(
+            document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
+            sort_keys=False, allow_unicode=True, default_flow_style=False, width=1 << 20,
+        )
+        if self._is_ini:
+            with files.told("write", self.path + ".bak"):
+                files.copy(self.path, self.path + ".bak")
+        files.replace(self.path, text.encode())
+        self.document, self._is_ini = document, False
+        self.stamp = self.stamp_now()

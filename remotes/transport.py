@@ -1,0 +1,280 @@
+"""One HTTP exchange: a whole answer, or an error of ours. The only importer of requests.
+
+Guards: time-outs for connecting, for each read and for the whole answer (a server that
+dribbles cannot hold us), the size of an answer, that `~/.netrc` never replaces our
+Authorization, that no redirect carries a token elsewhere, and the translation of every
+foreign exception. Proxies of the environment are heard. Leaves alone: what an answer
+means; a status of 500 is an answer here.
+"""
+
+import contextlib
+import json
+import re
+import socket
+import threading
+import urllib.parse
+
+import requests
+import requests.adapters
+import urllib3
+
+from remotes.errors import CertificateError, ForeignServerError, SettingsError, UnavailableError
+
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+# A whole answer may take this many times as long as one read of it.
+ANSWER_TIMEOUT_FACTOR = 10
+NOT_JSON = object()
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]+")
+
+
+class Answer:
+    """What a server answered: `status`, `headers` (any case), `body` (bytes), `url`."""
+
+    def __init__(self, status, headers, body, url):
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.url = url
+        self.json = _parse_json(body)
+
+    def summary(self):
+        """What the server says, in one short line for people."""
+        if isinstance(self.json, dict):
+            for name in ("detail", "message", "Error"):
+                if isinstance(self.json.get(name), str):
+                    return one_line(self.json[name])
+        text = self.body[:4096].decode("utf-8", "replace")
+        title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        return one_line(title[1] if title else text)
+
+    def retry_after_seconds(self):
+        """Retry-After in seconds (0 to a day), or None. A date is not heard."""
+        value = self.headers.get("Retry-After", "")
+        return min(int(value), 86400) if value.isascii() and value.isdigit() else None
+
+
+def one_line(text, longest=200):
+    """`text` without line ends and control characters, cut to `longest` characters."""
+    text = " ".join(_CONTROL.sub(" ", text).split())
+    return text if len(text) <= longest else text[:longest - 1] + "…"
+
+
+def _parse_json(body):
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return NOT_JSON
+
+
+class Transport:
+    """A connection to one server, kept open between exchanges until `close`.
+
+    `timeout_seconds` is for connecting and for each read. `headers` go with each
+    request. `certificate` is None or (certificate file, key file or None).
+    """
+
+    def __init__(self, *, timeout_seconds=30.0, ca_file=None, certificate=None, headers=None):
+        self.timeout_seconds = timeout_seconds
+        self._session = requests.Session()
+        self._session.headers.update(headers or {})
+        self._verify = ca_file or True
+        self._certificate = certificate
+        self._environment = {}  # scheme and host -> what the environment says of them
+        self._sockets = set()  # duplicates of the sockets in use, for the guard
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, _GuardedAdapter(self._sockets))
+
+    def close(self):
+        """Closes all connections; the next exchange opens a new one."""
+        self._session.close()
+
+    def exchange(self, method, url, *, document=None, headers=None):
+        """Sends `document` (as JSON, if not None) to `url`; gives the Answer.
+
+        Redirects are not followed. Errors: UnavailableError, CertificateError,
+        SettingsError (certificate files), ForeignServerError (not HTTP, too large).
+        """
+        request = requests.Request(
+            method, url, headers={**self._session.headers, **(headers or {})}, json=document,
+        )
+        late = threading.Event()
+        limit = self.timeout_seconds * ANSWER_TIMEOUT_FACTOR
+        guard = threading.Timer(limit, self._cut, (late,))
+        guard.daemon = True
+        try:
+            prepared = request.prepare()
+            guard.start()
+            response = self._session.send(
+                prepared, stream=True, allow_redirects=False,
+                timeout=(self.timeout_seconds, self.timeout_seconds), **self._environment_of(url),
+            )
+            with contextlib.closing(response):
+                body = self._read(response, url)
+            if late.is_set():
+                raise requests.exceptions.ReadTimeout("the answer took too long")
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError,
+                ValueError) as error:
+            # OSError: a certificate file that is missing; ValueError: an address or a
+            # header that cannot be written (both come bare out of requests).
+            raise self._translated(error, url, late.is_set()) from error
+        finally:
+            guard.cancel()
+        return Answer(response.status_code, response.headers, body, url)
+
+    def _environment_of(self, url):
+        """Proxies and CA files that the environment names, looked up once for a host."""
+        origin = urllib.parse.urlsplit(url)[:2]
+        if origin not in self._environment:
+            found = self._session.merge_environment_settings(
+                url, {}, True, self._verify, self._certificate
+            )
+            del found["stream"]
+            self._environment[origin] = found
+        return self._environment[origin]
+
+    def _read(self, response, url):
+        chunks, size = [], 0
+        for chunk in response.iter_content(1 << 16):
+            size += len(chunk)
+            if size > ANSWER_LIMIT_BYTES:
+                raise ForeignServerError(
+                    f"{url} answers with more than {ANSWER_LIMIT_BYTES >> 20} MiB; nothing of that"
+                    " size is expected"
+                )
+            chunks.append(chunk)
+        promised = response.headers.get("Content-Length", "")
+        if promised.isdigit() and size < int(promised) and \
+                "Content-Encoding" not in response.headers:
+            # urllib3 before 2 takes half an answer for a whole one.
+            raise requests.exceptions.ChunkedEncodingError("the answer broke off")
+        return b"".join(chunks)
+
+    def _cut(self, late):
+        """Ends the exchange from the guard's thread: the read that waits comes back."""
+        late.set()
+        for guarded in list(self._sockets):
+            with contextlib.suppress(OSError):
+                guarded.shutdown(socket.SHUT_RDWR)
+
+    def _translated(self, error, url, is_late):
+        """The error of ours that says what `error` of requests or urllib3 means."""
+        address = _address(url)
+        causes = list(_chain(error))
+        reason = _reason(causes)
+        kinds = requests.exceptions
+        time_outs = (kinds.ReadTimeout, urllib3.exceptions.ReadTimeoutError)
+        if is_late or any(isinstance(cause, time_outs) for cause in causes):
+            seconds = self.timeout_seconds * (ANSWER_TIMEOUT_FACTOR if is_late else 1)
+            return UnavailableError(
+                f"{address} gave no whole answer within {seconds:g} s", kind="time_out",
+                maybe_done=True, still_working=True,
+            )
+        if isinstance(error, kinds.ConnectTimeout):
+            return UnavailableError(
+                f"{address} cannot be reached: no connection within {self.timeout_seconds:g} s"
+            )
+        if isinstance(error, kinds.SSLError):
+            return _tls_error(address, reason)
+        if isinstance(error, kinds.ProxyError):
+            return UnavailableError(f"{address} cannot be reached through the proxy: {reason}")
+        if isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.MissingSchema,
+                              kinds.InvalidHeader, kinds.InvalidProxyURL)):
+            return SettingsError(f"{address} cannot be asked: {reason}")
+        if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
+            return UnavailableError(f"{address} cannot be reached: {reason}")
+        if isinstance(error, (kinds.ContentDecodingError, urllib3.exceptions.DecodeError)):
+            return UnavailableError(f"{address} sends what cannot be unpacked", maybe_done=True)
+        if isinstance(error, (kinds.ConnectionError, kinds.ChunkedEncodingError,
+                              urllib3.exceptions.HTTPError, ConnectionError)):
+            return UnavailableError(f"{address} broke the connection off: {reason}",
+                                    maybe_done=True)
+        return SettingsError(f"{address} cannot be asked: {reason}")
+
+
+class _GuardedAdapter(requests.adapters.HTTPAdapter):
+    """Keeps a duplicate of each socket in `sockets`, which another thread may shut down.
+
+    A duplicate, since TLS takes the first one apart; and from connecting on, since a
+    server can also dribble its headers.
+    """
+
+    def __init__(self, sockets):
+        self._sockets = sockets
+        super().__init__()
+
+    def init_poolmanager(self, *args, **kwargs):
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = self._pools()
+
+    def proxy_manager_for(self, *args, **kwargs):
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = self._pools()
+        return manager
+
+    def _pools(self):
+        sockets = self._sockets
+
+        def guarded(base_pool):
+            class Connection(base_pool.ConnectionCls):
+                guarded = None
+
+                def _new_conn(self):
+                    fresh = super()._new_conn()
+                    self.guarded = fresh.dup()
+                    sockets.add(self.guarded)
+                    return fresh
+
+                def close(self):
+                    super().close()
+                    if self.guarded is not None:
+                        sockets.discard(self.guarded)
+                        self.guarded.close()
+                        self.guarded = None
+
+            return type("Pool", (base_pool,), {"ConnectionCls": Connection})
+
+        return {"http": guarded(urllib3.HTTPConnectionPool),
+                "https": guarded(urllib3.HTTPSConnectionPool)}
+
+
+def _address(url):
+    """Scheme, host and path of a URL for a message: never a login, never a query."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _chain(error):
+    """`error` and all that it wraps: args, reasons, causes; each once."""
+    seen, waiting = set(), [error]
+    while waiting:
+        current = waiting.pop(0)
+        if id(current) in seen or not isinstance(current, BaseException):
+            continue
+        seen.add(id(current))
+        yield current
+        waiting += [*current.args, getattr(current, "reason", None),
+                    current.__cause__, current.__context__]
+
+
+def _reason(causes):
+    """The innermost cause in words: most often what the operating system said."""
+    for cause in reversed(causes):
+        if isinstance(cause, socket.gaierror):
+            return f"the name is not known ({cause.strerror})"
+        if isinstance(cause, OSError) and cause.strerror:
+            return one_line(cause.strerror)
+    return one_line(str(causes[-1]) or type(causes[-1]).__name__)
+
+
+def _tls_error(address, reason):
+    if "CERTIFICATE_VERIFY_FAILED" in reason or "certificate verify failed" in reason \
+            or "doesn't match" in reason:
+        return CertificateError(
+            f"the certificate of {address} is not trusted: {reason}; if it is yours, name its CA"
+            " with --ca_file"
+        )
+    if "certificate required" in reason.lower() or "CERTIFICATE_REQUIRED" in reason:
+        return CertificateError(
+            f"{address} wants a certificate of the client: --client_certificate, --client_key"
+        )
+    return ForeignServerError(f"{address} does not speak TLS as it should: {reason}")
