@@ -27,7 +27,6 @@ import sys
 import threading
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
