@@ -145,10 +145,12 @@ class CommandsRun:
         if listed:
             self._runner.start()  # its start takes as long as a fetch: both at once
         self.settle({item.command for item in listed})
+        # The list is older than what was settled just now.
+        settled = {report.command for report in self.reports}
         for item in listed:
             if self._stop_requested():
                 break
-            if not self._is_known(item.command):
+            if item.command not in settled and not self._is_known(item.command):
                 self.run(item.command, item.group)
         if self._skipped_error is not None:
             raise self._skipped_error

@@ -5,6 +5,8 @@ its file, and that "not registered", "not verified" and "another host's key" are
 apart. Leaves alone: how a host gets registered.
 """
 
+import contextlib
+
 from remotes import keys
 from remotes.errors import RemotesError, SettingsError
 
@@ -43,11 +45,8 @@ class Host:
 
     def _remember_check(self):
         """Keeps the checksum of a key that was checked. Without it all works, but slower."""
-        try:
-            with self._settings.changing() as document:
-                document.setdefault("host", {})["private_key_sha256"] = self._private_key.sha256
-        except RemotesError as error:
-            self._tell(f"the key is checked anew at each start, which takes time: {error}")
+        with contextlib.suppress(RemotesError), self._settings.changing() as document:
+            document.setdefault("host", {})["private_key_sha256"] = self._private_key.sha256
 
     def uuid(self):
         """The UUID as text (36 characters). Errors: SettingsError."""
