@@ -23,12 +23,14 @@ def main(words):
         def call(*arguments, **more):
             nonlocal seen
             seen += 1
-            if point == 2 * seen:
+            own = seen
+            if point == 2 * own:
                 os.kill(os.getpid(), signal.SIGKILL)
-            outcome = function(*arguments, **more)
-            if point == 2 * seen + 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return outcome
+            try:
+                return function(*arguments, **more)
+            finally:
+                if point == 2 * own + 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 

@@ -1,0 +1,106 @@
+"""`make demo`: a server on loopback, a host that registers with it and runs its commands,
+and what came back. Everything is real: two programs, a socket, RSA keys, child processes.
+
+Leaves nothing behind: settings and keys are in a temporary folder that goes at the end.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+TOKEN = "demo-registration-token"  # that of site.yml
+LONGEST_TEXT = 300
+
+
+def title(text):
+    print(f"\n\033[1m── {text}\033[0m" if sys.stdout.isatty() else f"\n── {text}", flush=True)
+
+
+def shortened(value):
+    """An answer for reading: long texts cut."""
+    if isinstance(value, dict):
+        return {name: shortened(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [shortened(part) for part in value]
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        return f"{value[:LONGEST_TEXT]}… ({len(value):,} characters)"
+    return value
+
+
+class Demo:
+    """The client, run in one folder; stops the demo when it does not do what it should."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def client(self, *words, expected=0):
+        """Runs the client, shows command line and answer, and gives the answer."""
+        words = ["--settings=settings.yml", *words]
+        print("$ python client.py " + " ".join(words), flush=True)
+        finished = subprocess.run([sys.executable, PROJECT / "client.py", *words],
+                                  cwd=self.folder, capture_output=True, text=True, check=False)
+        if finished.stderr:
+            print(finished.stderr.rstrip())
+        answer = json.loads(finished.stdout)
+        print(json.dumps(shortened(answer), indent=2, ensure_ascii=False))
+        print(f"exit {finished.returncode}", flush=True)
+        if finished.returncode != expected:
+            raise SystemExit(f"demo: exit {finished.returncode} in place of {expected}")
+        return answer
+
+
+def start_server():
+    """The demo server as a process of its own; gives (process, URL)."""
+    process = subprocess.Popen(
+        [sys.executable, PROJECT / "demo" / "django_remotes.py", "--port=0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )
+    line = process.stdout.readline()
+    if " at " not in line:
+        raise SystemExit("demo: the server did not start")
+    return process, line.split(" at ")[1].strip()
+
+
+def show(url, folder):
+    demo = Demo(folder)
+    title("Registration: one command, that can be broken off anywhere and run again")
+    registration = ("--action=new_host", f"--url={url}", f"--token={TOKEN}",
+                    "--private_key=host.key", "--public_key=host.pub")
+    demo.client(*registration)
+    title("Who the server takes this host for, and what it has for it to do")
+    demo.client("--action=host_status")
+    waiting = demo.client("--action=commands_list")["results"]
+    title("Running all of it, whatever becomes of each command")
+    done = demo.client("--action=commands_process")["commands"]
+    title("A second turn has nothing to do; a second registration changes nothing")
+    demo.client("--action=commands_process")
+    if demo.client(*registration)["changed"]:
+        raise SystemExit("demo: the second registration changed something")
+    title("What the server recorded")
+    with urllib.request.urlopen(url) as answer:
+        print(answer.read().decode())
+    if [row["command"] for row in waiting] != [row["command"] for row in done]:
+        raise SystemExit("demo: not every command was run")
+    if not all(row["delivered"] for row in done):
+        raise SystemExit("demo: not every result was delivered")
+    title(f"{len(done)} commands were run, and each result is on the server, once")
+
+
+def main():
+    process, url = start_server()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            show(url, folder)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        process.stdout.close()
+
+
+if __name__ == "__main__":
+    main()
