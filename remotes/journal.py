@@ -48,12 +48,21 @@ def parse_line(line):
 class Entry:
     """What the journal holds of one key: `fields` (dict, without the body)."""
 
-    __slots__ = ("fields", "body_place", "size")
+    __slots__ = ("fields", "body_place", "size", "lines", "_sizes")
 
     def __init__(self):
         self.fields = {}
         self.body_place = None  # (offset, length) of the line that holds the body
-        self.size = 0  # bytes of all its lines
+        self.size = 0  # bytes of its lines, those that are dead left out
+        self.lines = 0  # how many it has, dead ones included
+        self._sizes = {}  # names of the fields of a line -> its bytes
+
+    def count(self, fields, length):
+        """Counts one more line; one with the same names in it is dead from now on."""
+        names = frozenset(fields)
+        self.lines += 1
+        self.size += length - self._sizes.get(names, 0)
+        self._sizes[names] = length
 
 
 class Journal:
@@ -72,7 +81,7 @@ class Journal:
         self._for_reading = for_reading
         self._descriptor = None
         self.entries = {}
-        self.live_bytes = 0  # bytes of all lines of entries that are not settled
+        self.live_bytes = 0  # bytes of entries that are not settled, dead lines left out
         self._end = 0  # where the next line goes
         self._last = None  # (key, offset) of the last line
         self._read()
@@ -111,12 +120,13 @@ class Journal:
             self.live_bytes -= gone.size if gone else 0
             return True
         entry = self.entries.setdefault(key, Entry())
+        self.live_bytes -= entry.size
+        entry.count(fields, length)
+        self.live_bytes += entry.size
         if "body" in fields:
             del fields["body"]
             entry.body_place = (offset, length)
         entry.fields.update(fields)
-        entry.size += length
-        self.live_bytes += length
         return True
 
     def _check_header(self, fields):
@@ -162,17 +172,20 @@ class Journal:
 
     def _open(self):
         """Opens for appending; drops a torn last line; folds what is mostly dead."""
-        with files.told("open", self.path):
-            self._descriptor = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600
-            )
-            if os.fstat(self._descriptor).st_size > self._end:
-                os.ftruncate(self._descriptor, self._end)
-        if self._end == 0:
-            self._write(format_line({"journal": self.kind, "version": VERSION}), sync=True)
-            with files.told("sync", self.path):
-                files.sync_folder(self.path)
-        self.fold_if_mostly_dead()
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            with files.told("open", self.path):
+                self._descriptor = os.open(
+                    self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600
+                )
+                if os.fstat(self._descriptor).st_size > self._end:
+                    os.ftruncate(self._descriptor, self._end)
+            if self._end == 0:
+                self._write(format_line({"journal": self.kind, "version": VERSION}), sync=True)
+                with files.told("sync", self.path):
+                    files.sync_folder(self.path)
+            self.fold_if_mostly_dead()
+            on_failure.pop_all()
 
     def _write(self, line, *, sync):
         with files.told("write", self.path):
@@ -210,7 +223,7 @@ class Journal:
             self.note(key, state="removed")
         except DiskFullError:
             last_key, offset = self._last or (None, 0)
-            if last_key != key or self.entries[key].size != self._end - offset:
+            if last_key != key or self.entries[key].lines != 1:
                 raise
             with files.told("write", self.path):
                 os.ftruncate(self._descriptor, offset)

@@ -9,6 +9,7 @@ The watcher (watcher.py) is one process for a whole run, started with the first
 command: so a command costs a fork in place of an interpreter's start.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -91,7 +92,7 @@ class Runner:
         self.start()
         started = time.monotonic()
         try:
-            reply, streams = self._ask(request)
+            reply, streams = self._ask(request, started + timeout_seconds + _STOP_LIMIT_SECONDS)
         except (EOFError, OSError, ValueError):
             self._bury()
             why = "it brought down the process that watches it"
@@ -132,9 +133,9 @@ class Runner:
             start_new_session=True,
         )
 
-    def _ask(self, request):
+    def _ask(self, request, until):
         self._send(request)
-        self._await_reply()
+        self._await_reply(until)
         channel = self._process.stdout.fileno()
         reply = watcher.read_message(channel)
         streams = []
@@ -148,47 +149,55 @@ class Runner:
     def _send(self, message):
         watcher.write_exactly(self._process.stdin.fileno(), watcher.pack_message(message))
 
-    def _await_reply(self):
-        """Returns when the watcher speaks; meanwhile hears the stop flag."""
+    def _await_reply(self, until):
+        """Returns when the watcher speaks; meanwhile hears the stop flag. EOFError if it
+        is still silent at `until` (monotonic seconds): the command has stopped it.
+        """
         channel = self._process.stdout.fileno()
-        if self._stop is None:
-            select.select([channel], [], [])
-            return
-        waiting = [channel, self._stop.fileno()]
-        while True:
-            ready, _, _ = select.select(waiting, [], [], self._stop.beat_seconds)
+        waiting = [channel] if self._stop is None else [channel, self._stop.fileno()]
+        beat_seconds = None if self._stop is None else self._stop.beat_seconds
+        while (left := until - time.monotonic()) > 0:
+            left = min(left, 3600.0 if beat_seconds is None else beat_seconds)
+            ready, _, _ = select.select(waiting, [], [], left)
             if channel in ready:
                 return
-            self._stop.beat()
+            if self._stop is not None:
+                self._stop.beat()
             if ready:
                 waiting = [channel]
                 self._send({"seconds": self._stop.grace_seconds})
+        raise EOFError
 
     def _run_without_fork(self, request):
-        """A child for each command, read by a thread (Windows)."""
+        """A child for each command, its output and its report each read by a thread (Windows)."""
         process = self._spawn("once", stderr=subprocess.PIPE)
         capture = watcher.Capture(self.output_limit)
+        reply = {"ending": None, "result": "[]", "reason": None}
         started = time.monotonic()
 
-        def read():
-            for chunk in iter(lambda: process.stdout.read(1 << 16), b""):
-                capture.take(chunk)
+        def read_output():
+            with process.stdout:
+                for chunk in iter(lambda: process.stdout.read(1 << 16), b""):
+                    capture.take(chunk)
 
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        reply = {"ending": None, "result": "[]", "reason": None}
+        def read_report():
+            with process.stderr, contextlib.suppress(EOFError, ValueError):
+                reply.update(watcher.read_message(process.stderr.fileno()))
+
+        readers = [threading.Thread(target=read, daemon=True)
+                   for read in (read_output, read_report)]
+        for reader in readers:
+            reader.start()
         try:
-            process.stdin.write(watcher.pack_message(request))
-            process.stdin.close()
+            with contextlib.suppress(OSError), process.stdin:
+                watcher.write_exactly(process.stdin.fileno(), watcher.pack_message(request))
             process.wait(request["timeout"])
-            reply.update(watcher.read_message(process.stderr.fileno()))
         except subprocess.TimeoutExpired:
             reply["reason"] = TIMED_OUT
-        except (EOFError, OSError, ValueError):
-            process.wait()
         finally:
             _end_tree(process)
-            reader.join(watcher.KILL_LIMIT_SECONDS)
+            for reader in readers:
+                reader.join(watcher.KILL_LIMIT_SECONDS)
         code = process.returncode
         reply["status"] = -code if code < 0 else code << 8
         reply["seconds"] = time.monotonic() - started

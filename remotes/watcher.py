@@ -202,16 +202,16 @@ def _run_source(request, report):
     except SystemExit as leaving:
         if leaving.code is not None and leaving.code != 0:
             status = leaving.code if isinstance(leaving.code, int) else 1
-            ending = {"how": "failed", "why": f"sys.exit({leaving.code!r:.200})"}
+            ending = {"how": "failed", "why": _one_line(f"sys.exit({leaving.code!r:.200})")}
             if not isinstance(leaving.code, int):
                 _say(str(leaving.code) + "\n")
     except BaseException as error:
         status = 1
         ending = {"how": "failed", "why": _told(error)}
         _say_traceback(error)
-    if os.getpid() != own_process:
-        os._exit(status & 0xFF)  # a fork of the command came here, too: it says nothing
     _finish_threads()
+    if os.getpid() != own_process:
+        _finish_process(status)  # a fork of the command came here, too: it reports nothing
     result = names.get("__RESULT__", [])
     if status and isinstance(result, str) and not result:
         result = []
@@ -221,9 +221,15 @@ def _run_source(request, report):
 
 def _told(error):
     try:
-        return f"{type(error).__name__}: {error}".rstrip(": ")[:300]
+        return _one_line(f"{type(error).__name__}: {error}".rstrip(": "))
     except Exception:
         return type(error).__name__
+
+
+def _one_line(text):
+    """Text of the command's own as one line that a server and a terminal take."""
+    text = plain_text(" ".join(text.split()))[:300]
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _say(text):
@@ -285,7 +291,12 @@ def become_command(request, report, output, errors):
         os.closerange(3, 1 << 16)
         _open_streams()
         sys.argv = [""]
-        _finish_process(_run_source(request, report))
+        try:
+            status = _run_source(request, report)
+        except BaseException as error:  # a `__str__` or `__repr__` of its own did that
+            _say_traceback(error)
+            status = 70
+        _finish_process(status)
     finally:
         os._exit(70)
 
@@ -309,25 +320,25 @@ class Capture:
         self.total = 0
         self._limit = limit
         self._head = bytearray()
-        self._tail = []
-        self._tail_bytes = 0
+        self._tail = bytearray()
 
     def take(self, chunk):
         self.total += len(chunk)
         room = self._limit - len(self._head)
         if room > 0:
             self._head += chunk[:room]
-        rest = chunk[max(room, 0):]
-        if rest:
-            self._tail.append(rest)
-            self._tail_bytes += len(rest)
-            while self._tail_bytes - len(self._tail[0]) >= self._limit:
-                self._tail_bytes -= len(self._tail.pop(0))
+        self._tail += chunk[max(room, 0):]
+        if len(self._tail) > self._limit + _CHUNK_BYTES:
+            self._forget()
+
+    def _forget(self):
+        """What came before the last bytes. Seldom: it moves all that stay."""
+        del self._tail[:max(0, len(self._tail) - self._limit)]
 
     def parts(self):
         """(head, tail) as bytes; what is missing between them is `total` less their sizes."""
-        tail = b"".join(self._tail)
-        return bytes(self._head), tail[-self._limit:]
+        self._forget()
+        return bytes(self._head), bytes(self._tail)
 
 
 class Stream:
@@ -540,11 +551,10 @@ def run_once():
     os.dup2(1, 2)
     _open_streams()
     status = _run_source(request, report)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
     ending, result = report.read()
     write_exactly(channel, pack_message({"ending": ending, "result": result}))
-    os._exit(status & 0xFF)
+    os.close(channel)
+    _finish_process(status)
 
 
 if __name__ == "__main__":
