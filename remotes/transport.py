@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import threading
 import urllib.parse
 
@@ -173,6 +174,9 @@ class Transport:
             return UnavailableError(
                 f"{address} cannot be reached: no connection within {self.timeout_seconds:g} s"
             )
+        if any(isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)) for cause in causes):
+            return UnavailableError(f"{address} broke the connection off: {reason}",
+                                    maybe_done=True)
         if isinstance(error, kinds.SSLError):
             return _tls_error(address, reason)
         if isinstance(error, kinds.ProxyError):
@@ -239,7 +243,10 @@ class _GuardedAdapter(requests.adapters.HTTPAdapter):
 
 def _address(url):
     """Scheme, host and path of a URL for a message: never a login, never a query."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # brackets that are no IPv6 address
+        return "what is no URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -276,5 +283,10 @@ def _tls_error(address, reason):
     if "certificate required" in reason.lower() or "CERTIFICATE_REQUIRED" in reason:
         return CertificateError(
             f"{address} wants a certificate of the client: --client_certificate, --client_key"
+        )
+    if reason.startswith("[X509") or "PEM lib" in reason:  # ours, before anything is sent
+        return SettingsError(
+            f"{address} cannot be asked: --ca_file, --client_certificate or --client_key is no PEM"
+            f" file, or they do not belong together: {reason}"
         )
     return ForeignServerError(f"{address} does not speak TLS as it should: {reason}")
