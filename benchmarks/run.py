@@ -1,0 +1,202 @@
+"""The benchmarks: each figure beside its reference from the same run, in one table.
+
+What is compared runs in turns (A B, B A, …), so that whatever else this machine does
+falls on both; a ratio is the median over the rounds. "CPU" is the ratio of CPU seconds,
+descendants included: a second opinion where the machine is busy.
+
+    run.py [start] [commands] [delay] [monitor] [flood]    all, if none is named
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from measure import children, in_turns, median, memory, open_files, ratio
+from world import DELAY_SECONDS, HERE, World
+
+START_ROUNDS = 20
+COMMANDS, COMMANDS_ROUNDS = 200, 5
+FAR_COMMANDS, FAR_ROUNDS = 50, 3
+FEW_TURNS, MANY_TURNS = 10, 500
+FLOOD_BYTES, FLOOD_ROUNDS = 1 << 30, 3
+SMALL_COMMAND = "print('hello from the command')"
+FLOOD = f"""import sys
+line = "x" * 65535 + "\\n"
+for _ in range({FLOOD_BYTES} // len(line)):
+    sys.stdout.write(line)
+"""
+START_AIM, FLOOR_AIM, MONITOR_AIM_BYTES, FLOOD_AIM_BYTES = 1.15, 1.10, 36e6, 80e6
+PYTHON = sys.executable
+
+
+def row(what, ours, reference, theirs, wall="", cpu="", aim="", is_met=None):
+    """Prints one line of the table."""
+    verdict = {None: "", True: "met", False: "missed"}[is_met]
+    print("|", " | ".join([what, ours, reference, theirs, wall, cpu, aim, verdict]), "|",
+          flush=True)
+
+
+def compare(what, costs, name, reference, label, aim=None):
+    """A line that sets the costs of `name` beside those of `reference`."""
+    found = ratio(costs[name], costs[reference])
+    times = [f"{median(costs[each]).seconds * 1000:.0f} ms" for each in (name, reference)]
+    row(what, times[0], label, times[1], f"{found.seconds:.2f}", f"{found.cpu_seconds:.2f}",
+        f"{aim:.2f}" if aim else "", found.seconds <= aim if aim else None)
+
+
+def measure_start(world):
+    """(1) A process from its start to its end, against the same without this client: its
+    imports, its files, its one request (bare.py).
+    """
+    world.ask_server(load=[])
+    ours = {"--help": [PYTHON, str(HERE.parent / "client.py"), "--help"]}
+    bare = {"--help": [PYTHON, "-c", "import argparse"]}
+    for action, name in (("status", "status"), ("host_status", "host_status"),
+                         ("commands_process", "commands_list")):
+        more = ["--url", world.host["url"]] if action == "status" else []
+        ours[action] = world.client(action, world.near, *more)
+        bare[action] = [PYTHON, str(HERE / "bare.py"), world.near, name]
+    programs = {"interpreter": [PYTHON, "-c", "pass"],
+                "requests": [PYTHON, "-c", "import requests"]}
+    for action in ours:
+        programs[action], programs[f"bare {action}"] = ours[action], bare[action]
+    costs = in_turns({name: lambda words=words: world.cost(*words)
+                      for name, words in programs.items()}, START_ROUNDS)
+    for action in ours:
+        what = "start: " + ("commands_process, idle" if action == "commands_process" else action)
+        unavoidable = "import argparse" if action == "--help" else "bare script"
+        compare(what, costs, action, f"bare {action}", unavoidable, START_AIM)
+        compare(what, costs, action, "requests", "import requests")
+        compare(what, costs, action, "interpreter", "bare interpreter")
+
+
+def measure_commands(world, settings_path, number, rounds, what):
+    """(2), (3) Small commands, all in one run, against floor.py; the way of the reference
+    client is run once.
+    """
+    sources = [SMALL_COMMAND] * number
+    floor = [PYTHON, str(HERE / "floor.py"), settings_path]
+
+    def program(*words):
+        return lambda: world.cost_of_commands(sources, *words)
+
+    costs = in_turns({"client": program(*world.client("commands_process", settings_path)),
+                      "floor": program(*floor, "fork")}, rounds)
+    costs["reference"] = [program(*floor, "reference")()] * rounds
+    compare(what, costs, "client", "floor", "floor", FLOOR_AIM)
+    compare(what, costs, "client", "reference", "interpreter and connection for each")
+
+
+def measure_monitor(world):
+    """(4) Memory and open files of a monitor after some and after many turns."""
+    world.ask_server(load=[])
+    words = world.client("commands_monitor", world.near, "--interval=0.005")
+    process = subprocess.Popen(words, env=world.environ, stdout=subprocess.DEVNULL)
+    try:
+        wait_for_turns(world, process, FEW_TURNS)
+        early = memory(process.pid), open_files(process.pid)
+        wait_for_turns(world, process, MANY_TURNS)
+        late = memory(process.pid), open_files(process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    what, after = f"monitor after {MANY_TURNS} empty turns: ", f"after {FEW_TURNS}"
+    row(what + "memory", megabytes(late[0]), after, megabytes(early[0]),
+        f"{late[0] / early[0]:.2f}", "", f"{MONITOR_AIM_BYTES / 1e6:.0f} MB, flat",
+        late[0] < MONITOR_AIM_BYTES and late[0] <= early[0] * 1.03)
+    row(what + "open files", str(late[1]), after, str(early[1]), f"{late[1] / early[1]:.2f}", "",
+        "flat", late[1] <= early[1])
+
+
+def wait_for_turns(world, process, turns):
+    """Returns when the server has been asked for its list so many times, and a bit more:
+    the turn shall have ended."""
+    while world.ask_server(count=True)["lists"] < turns:
+        if process.poll() is not None:
+            raise SystemExit("the monitor has ended")
+        time.sleep(0.01)
+    stop = time.monotonic() + 1
+    while open_files(process.pid) > 10 and time.monotonic() < stop:
+        time.sleep(0.0005)  # amid a turn: its connection, its lock, its journal are open
+
+
+def megabytes(size):
+    return f"{size / 1e6:.1f} MB"
+
+
+def measure_flood(world):
+    """(5) A command that prints 1 GB, against a reader that throws all away."""
+    peaks = {"client": 0, "watcher": 0}
+    costs = in_turns({
+        "client": lambda: watched_flood(world, peaks),
+        "reader": lambda: world.cost(PYTHON, "-c", READER, PYTHON, FLOOD),
+    }, FLOOD_ROUNDS)
+    compare("a command that prints 1 GB: time", costs, "client", "reader", "plain reader")
+    total = sum(peaks.values())
+    row("a command that prints 1 GB: peak memory", megabytes(total), "client + watcher",
+        " + ".join(megabytes(peak) for peak in peaks.values()), "", "",
+        f"{FLOOD_AIM_BYTES / 1e6:.0f} MB", total < FLOOD_AIM_BYTES)
+
+
+READER = """import os, subprocess, sys
+process = subprocess.Popen([sys.argv[1], "-c", sys.argv[2]], stdout=subprocess.PIPE)
+while os.read(process.stdout.fileno(), 1 << 16):
+    pass
+sys.exit(process.wait())
+"""
+
+
+def watched_flood(world, peaks):
+    """Runs the flood through the client; notes the most memory it and its watcher had."""
+    over = threading.Event()
+
+    def watch():
+        while not over.wait(0.005):
+            for client in children(os.getpid()):
+                for watcher in children(client):
+                    peaks["client"] = max(peaks["client"], memory(client, "VmHWM"))
+                    peaks["watcher"] = max(peaks["watcher"], memory(watcher, "VmHWM"))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        words = world.client("commands_process", world.near)
+        return world.cost_of_commands([FLOOD], *words)
+    finally:
+        over.set()
+        watching.join()
+
+
+MEASURES = {
+    "start": measure_start,
+    "commands": lambda world: measure_commands(
+        world, world.near, COMMANDS, COMMANDS_ROUNDS, f"{COMMANDS} small commands"),
+    "delay": lambda world: measure_commands(
+        world, world.far, FAR_COMMANDS, FAR_ROUNDS,
+        f"{FAR_COMMANDS} small commands, {DELAY_SECONDS * 1000:.0f} ms each way"),
+    "monitor": measure_monitor,
+    "flood": measure_flood,
+}
+
+
+def main(names):
+    started = time.monotonic()
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown:
+        raise SystemExit(f"unknown: {' '.join(unknown)}; known: {' '.join(MEASURES)}")
+    with tempfile.TemporaryDirectory() as folder, World(folder) as world:
+        row("what", "client", "reference", "", "ratio", "CPU", "aim", None)
+        print("|---|--:|---|--:|--:|--:|---|---|")
+        for name in names or MEASURES:
+            MEASURES[name](world)
+    load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
+    print(f"\n{time.monotonic() - started:.0f} s; Python {sys.version.split()[0]},"
+          f" {os.cpu_count()} cores, load {load}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
