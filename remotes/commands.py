@@ -150,7 +150,7 @@ class CommandsRun:
         for item in listed:
             if self._stop_requested():
                 break
-            if item.command not in settled and not self._is_known(item.command):
+            if item.command not in settled and self._state(item.command) is None:
                 self.run(item.command, item.group)
         if self._skipped_error is not None:
             raise self._skipped_error
@@ -162,14 +162,16 @@ class CommandsRun:
         """
         _, listed = self._server.commands_list()
         groups = {item.command: item.group for item in listed}
-        if self._is_known(command):
-            self._settle_key(self._key(command), set(groups))
-            if self.reports or not force:
-                return
+        state = self._state(command)
+        if state == "refused":
             raise RemotesError(
-                f"the result of command {command} is kept: see --action=commands_pending; it is run"
-                " again only when that is dropped (--drop)"
+                f"the server refused the result of command {command}, which is set aside: deliver"
+                " it with --action=command_post, or throw it away with --action=commands_pending"
+                f" --drop={command}"
             )
+        if state is not None and (state != "presumed" or command in groups):
+            self._settle_key(self._key(command), set(groups))
+            return
         if command not in groups and not force:
             self._server.command_get(command)  # tells an unknown one: NotFoundError
             raise RemotesError(
@@ -187,7 +189,7 @@ class CommandsRun:
             if self._skipped_error is not None:
                 raise self._skipped_error
             return
-        if not self._is_known(command):
+        if self._state(command) is None:
             raise NotFoundError(f"no result of command {command} is kept")
         key = self._key(command)
         if self._journal.entries[key].fields["state"] == "refused":
@@ -200,8 +202,8 @@ class CommandsRun:
         rows = []
         for item in listed:
             row = {"command": item.command, "group": item.group}
-            if self._is_known(item.command):
-                state = self._journal.entries[self._key(item.command)].fields["state"]
+            state = self._state(item.command)
+            if state is not None:
                 row["would"] = f"not run: its result is kept ({state})"
             else:
                 row["would"] = "run"
@@ -423,7 +425,8 @@ class CommandsRun:
         while True:
             # Unsynced: a kill cannot undo it, and after a power cut a second post is
             # better than a result that was never posted and is taken for delivered.
-            self._journal.note(key, sync=False, state="posting", at=self._clock())
+            self._journal.note(key, sync=False, state="posting", at=self._clock(),
+                               is_slow=False)
             try:
                 self._server.command_post(key[2], body)
             except TooLargeError as error:
@@ -495,8 +498,12 @@ class CommandsRun:
     def _key(self, command):
         return (self._server.base, self._host.uuid(), command)
 
-    def _is_known(self, command):
-        return bool(self._journal.entries) and self._key(command) in self._journal.entries
+    def _state(self, command):
+        """The state of a command in the journal, or None."""
+        if not self._journal.entries:
+            return None  # and the UUID need not be decrypted
+        entry = self._journal.entries.get(self._key(command))
+        return entry and entry.fields.get("state")
 
     def _add(self, report):
         self.reports.append(report)

@@ -233,6 +233,23 @@ def test_kept_results_go_to_the_servers_new_address(serve, enroll, tmp_path):
     assert (result.code, runs(tmp_path / "log"), len(server.state.outputs())) == (0, 1, 1)
 
 
+def test_command_get_delivers_what_is_kept_and_does_not_run_again(serve, enroll, tmp_path):
+    """A kept result is sent; one that was refused is left to its own actions, forced or not."""
+    server = serve(site(counting(tmp_path / "log")))
+    host = enroll(server)
+    server.fault = lambda stage, handler: refuse_posts(stage, handler, 401)
+    assert host.run("command_get", "--command=1").code == 12
+    server.fault = None
+    result = host.run("command_get", "--command=1")
+    assert (result.code, result.answer["output"], runs(tmp_path / "log")) == (0, "done\n", 1)
+    server.state.delete_output(1)
+    server.fault = refuse_posts
+    assert host.run("command_get", "--command=1").code == 3
+    again = host.run("command_get", "--command=1", "--force")
+    assert (again.code, "commands_pending" in again.answer["message"]) == (1, True)
+    assert runs(tmp_path / "log") == 2
+
+
 # -- answers that say nothing -------------------------------------------------------------
 
 def reset(handler):
@@ -322,6 +339,8 @@ def test_a_presumed_result_that_is_listed_again_is_posted_and_not_run(serve, enr
     assert host.run("commands_process").answer["commands"][0]["delivery"] == "presumed delivered"
     assert server.state.outputs() == []
     server.fault = None
+    assert host.run("command_get", "--command=1").code == 1
+    assert host.run("command_post").code == 0
     server.state.load(document)
     assert host.run("commands_process").code == 0
     assert (runs(tmp_path / "log"), len(server.state.outputs())) == (1, 1)
