@@ -7,6 +7,7 @@ have done what was asked. Leaves alone: sockets (transport), files, what to do n
 Source: protocol page of Django Remotes, throughout.
 """
 
+import re
 import urllib.parse
 
 from remotes.errors import (
@@ -23,6 +24,7 @@ from remotes.transport import NOT_JSON
 STATUS_PATH = "api/status/"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
+_PLAIN_PATH = re.compile(r"[!-\[\]-~]+")  # printable ASCII without the backslash
 
 
 class ListedCommand:
@@ -74,14 +76,27 @@ def join(base, path):
     A base with a path of its own (a proxy that strips it) keeps it. A path that names
     another host is refused: a token would go there.
     """
+    # Tabs and line ends: urllib and requests drop them, and "/\t/name" becomes "//name".
     if not isinstance(path, str) or not path or path.startswith("//") or "://" in path \
-            or "\\" in path:
+            or not _PLAIN_PATH.fullmatch(path):
         raise ForeignServerError(f"the server names an endpoint that is no path: {path!r:.80}")
-    prefix = urllib.parse.urlsplit(base).path.rstrip("/")
+    parts = urllib.parse.urlsplit(base)
+    prefix = parts.path.rstrip("/")
     path = "/" + path.lstrip("/")
     if prefix and not path.startswith(prefix + "/"):
         path = prefix + path
-    return urllib.parse.urljoin(base, path)
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _redirect_target(url, location):
+    """Where a redirect from `url` leads, or None if that is no address of a web server."""
+    try:
+        target = urllib.parse.urljoin(url, location)
+        parts = urllib.parse.urlsplit(target)
+        parts.port  # noqa: B018  (a port that is no number raises here)
+    except ValueError:
+        return None
+    return target if parts.scheme in ("http", "https") and parts.hostname else None
 
 
 class Server:
@@ -208,9 +223,8 @@ class Server:
             answer = self._transport.exchange(method, url)
             if answer.status not in _REDIRECTS:
                 return answer
-            target = urllib.parse.urljoin(url, answer.headers.get("Location", ""))
-            if urllib.parse.urlsplit(target).scheme not in ("http", "https") \
-                    or not is_same_host(self.base, target):
+            target = _redirect_target(url, answer.headers.get("Location", ""))
+            if target is None or not is_same_host(self.base, target):
                 return answer
             if target.endswith(STATUS_PATH):
                 self.base = target.removesuffix(STATUS_PATH)

@@ -49,7 +49,7 @@ class Rude:
         self.url = f"{'https' if ssl_context else 'http'}://127.0.0.1:{self.port}/"
 
     def __enter__(self):
-        self._start(self._accept)
+        self.beside(self._accept)
         return self
 
     def __exit__(self, *reason):
@@ -61,7 +61,8 @@ class Rude:
             thread.join()
         self._listener.close()
 
-    def _start(self, function, *arguments):
+    def beside(self, function, *arguments):
+        """Calls a function in a thread of its own, which is waited for at the end."""
         thread = threading.Thread(target=function, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -73,7 +74,7 @@ class Rude:
             except OSError:
                 return
             self._connections.append(connection)
-            self._start(self._serve, connection)
+            self.beside(self._serve, connection)
 
     def _serve(self, plain):
         connection = plain
