@@ -30,8 +30,14 @@ _NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 def format_line(fields):
     """One entry as a line (bytes) that a JSON and a YAML reader read alike."""
     text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
-    text = _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    text = _NOT_YAML.sub(_escape, text)
     return _START + text.encode() + b"\n"
+
+
+def _escape(found):
+    # Half of a surrogate pair is no text: a YAML reader in C takes it in no form.
+    code = 0xFFFD if "\ud800" <= found[0] <= "\udfff" else ord(found[0])
+    return f"\\u{code:04x}"
 
 
 def parse_line(line):
