@@ -123,7 +123,7 @@ class Settings:
             text = b""
         except OSError as error:
             raise SettingsError(f"cannot read {self.path}: {error.strerror}") from error
-        decoded = text.decode("utf-8", "replace")
+        decoded = text.decode("utf-8-sig", "replace")
         if _INI_SECTION.search(decoded):
             self._is_ini = True
             document = _parse_ini(decoded, self.path)
@@ -141,9 +141,13 @@ class Settings:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def get(self, section, name, default=None):
-        """The value of `name` in `section`, or `default` if it is missing or empty."""
+        """The text of `name` in `section`, or `default` if it is missing or empty."""
         value = (self.document.get(section) or {}).get(name)
-        return default if value in (None, "") else value
+        if value in (None, ""):
+            return default
+        if not isinstance(value, str):  # a path that is a number would open a descriptor
+            raise SettingsError(f"{self.path}: `{section}: {name}` must be a text")
+        return value
 
     @contextlib.contextmanager
     def changing(self):
