@@ -9,6 +9,8 @@ import json
 import os
 import time
 
+from remotes import files
+
 ROTATE_BYTES = 5 * 1000 * 1000
 
 
@@ -28,7 +30,7 @@ class Audit:
         try:
             descriptor = os.open(self.path, flags, 0o600)
             try:
-                os.write(descriptor, line.encode("utf-8", "replace"))
+                _append(descriptor, line.encode("utf-8", "replace"))
                 is_long = os.fstat(descriptor).st_size >= ROTATE_BYTES
             finally:
                 os.close(descriptor)
@@ -39,3 +41,13 @@ class Audit:
             if not self._is_broken:
                 self._tell(f"cannot write {self.path}: {error.strerror}; the run goes on")
             self._is_broken = True
+
+
+def _append(descriptor, line):
+    """Writes a whole line, or nothing of it: the next one would be glued to a half."""
+    start = os.fstat(descriptor).st_size
+    try:
+        files.write_all(descriptor, line)
+    except OSError:
+        os.ftruncate(descriptor, start)
+        raise

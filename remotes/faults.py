@@ -22,7 +22,7 @@ class Faults:
         try:
             with open(path, encoding="utf-8") as stream:
                 self._told = json.load(stream)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self._told = {}
         if not isinstance(self._told, dict):
             self._told = {}

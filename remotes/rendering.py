@@ -32,7 +32,10 @@ def render(document, form):
     if form == "yaml":
         import yaml
 
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=_is_unicode()).rstrip()
+        # PyYAML writes some of them as they are; then everything is escaped.
+        is_plain = not _CONTROL.search(json.dumps(document, ensure_ascii=False))
+        return yaml.safe_dump(document, sort_keys=False,
+                              allow_unicode=_is_unicode() and is_plain).rstrip()
     if form == "table":
         return _table(document)
     return _escaped(json.dumps(document, indent=2, ensure_ascii=not _is_unicode(), default=str))
@@ -50,12 +53,13 @@ def _cell(value):
 def _table(document):
     """Single values as two columns, then each list of mappings as a table of its own."""
     plain = {name: value for name, value in document.items() if not _is_rows(value)}
-    blocks = [_grid(["", ""], [[name, _cell(value)] for name, value in plain.items()])]
+    blocks = [_grid(["", ""], [[_cell(name), _cell(value)] for name, value in plain.items()])]
     for name, rows in document.items():
         if _is_rows(rows):
             columns = list(dict.fromkeys(column for row in rows for column in row))
             cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-            blocks.append(f"{name}\n" + _grid(columns, cells))
+            heads = [_cell(column) for column in columns]
+            blocks.append(f"{_cell(name)}\n" + _grid(heads, cells))
     return "\n\n".join(blocks)
 
 

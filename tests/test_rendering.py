@@ -1,0 +1,84 @@
+"""rendering.py: answers for scripts stay what they are, and harm no terminal."""
+
+import io
+import json
+import sys
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from remotes.rendering import event_line, render
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)))
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | TEXT,
+                      lambda part: st.lists(part) | st.dictionaries(TEXT, part), max_leaves=10)
+DOCUMENTS = st.dictionaries(TEXT, VALUES)
+HARMFUL = {chr(code) for code in (*range(0x20), *range(0x7f, 0xa0))} - {"\n"}
+ATTACK = {"name": "a\x1b[2J\x07\x9b\x00\x7f\r\u2028b", "rows": [{"output": "x\x1b]0;y\x07\nz"}]}
+
+
+@given(DOCUMENTS)
+@example(ATTACK)
+def test_json_and_events_read_back_as_they_were(document):
+    """Whatever is in them; an event is one line."""
+    assert document == json.loads(render(document, "json")) == json.loads(event_line(document))
+    assert 1 == len(event_line(document).splitlines())
+
+
+@examples(max_examples=40)
+@given(DOCUMENTS)
+@example({"a": "\x85 \u2028", "\x85": "\U0001f40d"})
+def test_yaml_reads_back_as_it_was(document):
+    """Whatever is in it."""
+    assert document == yaml.load(render(document, "yaml"), yaml.CSafeLoader)
+
+
+@examples(max_examples=40)
+@given(DOCUMENTS)
+@example(ATTACK)
+def test_no_control_character_reaches_a_terminal(document):
+    """In any form; only line ends are left."""
+    for form in ("json", "yaml", "table"):
+        assert set() == HARMFUL & set(render(document, form)), form
+    assert set() == (HARMFUL | {"\n"}) & set(event_line(document))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("form", ["json", "yaml", "table"])
+def test_any_form_can_be_written_to_any_output(form, encoding):
+    """Half a surrogate pair and emoji, on terminals of UTF-8 and of ASCII."""
+    document = {"name": "\U0001f40d \ud800 caf\u00e9", "rows": [{"\u2603": "\u2603"}]}
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    with pytest.MonkeyPatch.context() as patch, stream:
+        patch.setattr(sys, "stdout", stream)
+        text = render(document, form)
+        stream.write(text)
+        stream.flush()
+        assert text.encode(encoding) == stream.buffer.getvalue()
+
+
+def test_an_event_is_compact():
+    """For logs: no spaces between its parts."""
+    assert '{"event":"command","id":7,"why":""}' == event_line(
+        {"event": "command", "id": 7, "why": ""})
+
+
+def test_values_that_json_does_not_know_become_text():
+    """An answer never ends in a traceback."""
+    assert '{"a":"1+2j"}' in event_line({"a": 1 + 2j}).replace("(", "").replace(")", "")
+
+
+def test_a_table_has_single_values_and_then_each_list():
+    """Columns in the order of their first appearance, empty cells where a row lacks one."""
+    text = render({"status": "OK", "commands": [
+        {"id": 7, "name": "first"}, {"id": 23, "output": "two\nlines"}]}, "table")
+    assert ["status  OK", "", "commands", "id  name   output", "7   first", "23         two⏎lines"
+            ] == text.splitlines()
+
+
+def test_long_cells_are_cut():
+    """At 60 characters, visibly."""
+    assert "x" * 59 + "…" == render({"a": "x" * 1000}, "table").split()[-1]
