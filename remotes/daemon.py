@@ -219,7 +219,8 @@ class ServiceManager:
             self._address = "\0" + self._address[1:]
         watchdog = environ.get("WATCHDOG_USEC", "")
         is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.beat_seconds = int(watchdog) / 2e6 if watchdog.isdigit() and is_ours else None
+        is_wanted = watchdog.isdecimal() and int(watchdog) > 0 and is_ours
+        self.beat_seconds = int(watchdog) / 2e6 if is_wanted else None
 
     def notify(self, state):
         """Sends `state` ("READY=1"); a manager that is away is no fault of ours."""
