@@ -1,10 +1,8 @@
 """Actions on the commands that the Django Remotes server has for this host."""
 
 import contextlib
-import random
 import time
 
-from remotes import daemon, files
 from remotes.actions.context import Reply
 from remotes.actions.registration import Action
 from remotes.errors import LockedError, NotFoundError, RemotesError
@@ -21,7 +19,7 @@ def commands_list(context):
 def command_get(context):
     with _commands_run(context) as run:
         run.run_one(context.values["command"], force=context.values["force"])
-        report = run.reports[-1]
+        report = run.delivery.reports[-1]
     has_failed = report.ending != "completed"
     code = 3 if report.delivery == "set aside" else 4 if has_failed else 0
     return Reply({"status": "OK" if code == 0 else "ERROR", **report.answer()}, code)
@@ -38,6 +36,8 @@ def commands_process(context):
     if context.values["dry_run"]:
         return _preview(context)
     if context.values["splay"]:
+        import random
+
         time.sleep(random.uniform(0, context.values["splay"]))
     with _commands_run(context) as run:
         with _reports_in_error(run):
@@ -46,18 +46,18 @@ def commands_process(context):
 
 
 def _preview(context):
-    from remotes import commands
+    from remotes import commands, delivery
 
     host = context.host()
-    run = commands.CommandsRun(
-        context.server(host), host, _journal(context, for_reading=True), None, None,
-        journal_limit=0, unclear_seconds=0, tell=context.tell,
-    )
+    server = context.server(host)
+    results = delivery.Delivery(server, host, _journal(context, for_reading=True), None,
+                                unclear_seconds=0, tell=context.tell)
+    run = commands.CommandsRun(server, host, results, None, journal_limit=0, tell=context.tell)
     return Reply({"status": "OK", "dry_run": True, "commands": run.preview()})
 
 
 def commands_pending(context):
-    from remotes import commands
+    from remotes import delivery
 
     if context.values["drop"] is not None:
         return _drop(context, context.values["drop"])
@@ -71,7 +71,7 @@ def commands_pending(context):
             "refusal": fields.get("refusal"), "server": key[0], "bytes": entry.size,
         })
     return Reply({"status": "OK", "pending": rows,
-                  "journal": context.settings.beside(commands.JOURNAL_NAME)})
+                  "journal": context.settings.beside(delivery.JOURNAL_NAME)})
 
 
 def _drop(context, number):
@@ -89,6 +89,8 @@ def _drop(context, number):
 
 
 def commands_monitor(context):
+    from remotes import daemon, files
+
     manager = context.service_manager()
     stop = daemon.StopFlag(context.values["grace"], manager.beat, manager.beat_seconds)
     lock = files.Lock(context.settings.beside("commands-monitor.lock"))
@@ -122,7 +124,7 @@ class _MonitorTurns:
         except LockedError as error:
             context.verbose(f"this turn is left out: {error}")
             return True
-        return bool(run.reports)
+        return bool(run.delivery.reports)
 
     def reload(self):
         """Config and settings as they are now; if they are bad, those that were."""
@@ -137,7 +139,7 @@ class _MonitorTurns:
 @contextlib.contextmanager
 def _commands_run(context, stop=None):
     """A CommandsRun under the lock of the commands, with all that it works with."""
-    from remotes import audit, commands
+    from remotes import audit, commands, delivery
     from remotes.runner import Runner
 
     values, settings = context.values, context.settings
@@ -162,24 +164,28 @@ def _commands_run(context, stop=None):
                 del event["output"], event["result"]
                 context.emit({"event": "command", **event})
 
-        yield commands.CommandsRun(
+        results = delivery.Delivery(
             server, host, journal, audit.Audit(settings.beside("audit.jsonl"), tell=context.tell),
-            command_runner, journal_limit=values["journal_limit"],
             unclear_seconds=2 * values["http_timeout"], tell=context.tell, on_report=on_report,
-            stop_requested=(lambda: stop.requested) if stop else (lambda: False),
+        )
+        yield commands.CommandsRun(
+            server, host, results, command_runner, journal_limit=values["journal_limit"],
+            tell=context.tell, stop_requested=(lambda: stop.requested) if stop else (lambda: False),
         )
 
 
 def _commands_lock(context):
+    from remotes import files
+
     return files.Lock(context.settings.beside("commands.lock"))
 
 
 def _journal(context, *, for_reading=False):
-    from remotes import commands
+    from remotes import delivery
     from remotes.journal import Journal
 
-    path = context.settings.beside(commands.JOURNAL_NAME)
-    return Journal(path, "commands", commands.JOURNAL_KEY, tell=context.tell,
+    path = context.settings.beside(delivery.JOURNAL_NAME)
+    return Journal(path, "commands", delivery.JOURNAL_KEY, tell=context.tell,
                    for_reading=for_reading)
 
 
@@ -189,13 +195,13 @@ def _reports_in_error(run):
     try:
         yield
     except RemotesError as error:
-        error.document["commands"] = [report.answer() for report in run.reports]
+        error.document["commands"] = [report.answer() for report in run.delivery.reports]
         raise
 
 
 def _reply(run, context):
     """The answer over all commands of a run: 3 if one was set aside, 4 if one failed."""
-    reports = run.reports
+    reports = run.delivery.reports
     is_aside = any(report.delivery == "set aside" for report in reports)
     has_failed = any(report.ending != "completed" for report in reports)
     code = 3 if is_aside else 0
