@@ -85,6 +85,16 @@ def replace(path, content):
         sync_folder(path)
 
 
+def forget_beside(path):
+    """Removes the second name of the file `path` that a run left which was killed while linking.
+
+    The caller holds the lock that belongs to `path`.
+    """
+    with contextlib.suppress(OSError):
+        if os.path.samefile(path, path + ".new"):
+            os.unlink(path + ".new")
+
+
 def copy(path, to):
     """Copies the file `path` to the file `to`, whole or not at all, 0600."""
     with open(path, "rb") as stream:

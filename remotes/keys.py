@@ -68,7 +68,6 @@ def load(path, known_sha256=None, *, tell=lambda line: None):
     try:
         with open(path, "rb") as stream:
             content = stream.read(1 << 20)
-        _make_private(path, tell)
     except OSError as error:
         raise SettingsError(f"cannot read the private key {path}: {error.strerror}") from error
     sha256 = hashlib.sha256(content).hexdigest()
@@ -82,13 +81,14 @@ def load(path, known_sha256=None, *, tell=lambda line: None):
         ) from error
     if not isinstance(key, rsa.RSAPrivateKey):
         raise SettingsError(f"{path} holds a private key that is not RSA")
+    _make_private(path, tell)
     return PrivateKey(key, path, sha256)
 
 
 def _make_private(path, tell):
-    if not files.is_open_to_others(path):
-        return
     try:
+        if not files.is_open_to_others(path):
+            return
         os.chmod(path, 0o600)
         tell(f"{path} could be read by others: it is 0600 now")
     except OSError:

@@ -7,9 +7,8 @@ broken off anywhere and run again.
 import os
 from collections import namedtuple
 
-from remotes import files
 from remotes.actions.context import Reply
-from remotes.errors import RemotesError, SettingsError
+from remotes.errors import RemotesError, SettingsError, UsageError
 
 # name, summary, family, options it needs, options it takes, function.
 Action = namedtuple("Action", "name summary family needs takes run")
@@ -72,17 +71,23 @@ def generate_keys(context):
 
 
 def _generate_keys(context):
-    from remotes import keys
+    from remotes import files, keys
 
     private_path, public_path = context.values["private_key"], context.values["public_key"]
+    if os.path.realpath(private_path) == os.path.realpath(public_path):
+        raise UsageError("--private_key and --public_key name the same file")
     host = context.host()
     _refuse_other_key(context, host, private_path)
     if os.path.exists(private_path) and not context.values["force"]:
         private = keys.load(private_path, tell=context.tell)
+        files.forget_beside(private_path)
         message = (f"{private_path} is there and is kept; --force would overwrite it"
                    + (", and the host's UUID and token could not be read any more"
                       if host.is_registered() else ""))
         changed = _write_public(private, public_path)
+    elif os.path.exists(public_path) and not context.values["force"]:
+        raise RemotesError(f"{public_path} is there, and {private_path} is not: move it away, or"
+                           " name another with --public_key; --force would overwrite it")
     else:
         private = keys.generate(private_path, public_path, replace=context.values["force"])
         message, changed = f"a new pair of {keys.KEY_BITS} bits", True
@@ -114,16 +119,20 @@ def _refuse_other_key(context, host, private_path):
 
 
 def _write_public(private, public_path):
-    """Writes the public key's file if it is not that of the private key already."""
+    """Writes the public key's file if it is missing. One of another key is not ours to write."""
+    from remotes import files
+
     content = private.public_pem().encode()
     try:
         with open(public_path, "rb") as stream:
-            if stream.read() == content:
-                return False
+            is_ours = stream.read(1 << 16).split() == content.split()
     except OSError:
-        pass
-    files.replace(public_path, content)
-    return True
+        files.replace(public_path, content)
+        return True
+    if not is_ours:
+        raise RemotesError(f"{public_path} is there, and is not the public key of {private.path}:"
+                           " move it away, or name another with --public_key")
+    return False
 
 
 def host_register(context):
@@ -188,6 +197,8 @@ def host_status(context):
 
 
 def _registration_lock(context):
+    from remotes import files
+
     return files.Lock(context.settings.beside("registration.lock"))
 
 
