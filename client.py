@@ -4,7 +4,6 @@ Guards: one JSON document on stdout, whatever happens; one line on stderr for a
 failure; one door for everything that goes wrong. Leaves alone: what the actions do.
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -19,14 +18,15 @@ _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGI
                    if hasattr(signal, name)]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UsageError(message)
-
-
 def build_parser():
     """argparse's view of the table of options."""
-    parser = _Parser(prog="client.py", allow_abbrev=False, add_help=False)
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message):
+            raise UsageError(message)
+
+    parser = Parser(prog="client.py", allow_abbrev=False, add_help=False)
     parser.add_argument("--action")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-V", "--version", action="store_true")
@@ -153,6 +153,8 @@ class _Door:
     def answer(self, document, exit_code):
         from remotes import rendering
 
+        if document is None:  # a monitor: it has told everything already
+            return exit_code
         is_written = self.write(rendering.render(document, self.form))
         return exit_code if is_written or exit_code else 1
 
@@ -198,6 +200,10 @@ def _raise_interrupted(number, frame):
 
 def _run(argv, door):
     """Runs what `argv` asks for; gives the exit code. Raises what the door tells."""
+    if argv in (["--help"], ["-h"]):
+        # Without argparse, whose import takes as long as all the rest.
+        door.write(help_text())
+        return 0
     action_name, typed, wants_help, wants_version = parse(argv)
     door.action_name, door.debug = action_name, bool(typed.get("debug"))
     if wants_version:

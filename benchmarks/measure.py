@@ -72,3 +72,12 @@ def children(process):
             return [int(number) for number in stream.read().split()]
     except OSError:
         return []
+
+
+def program_of(process):
+    """The command line of a process as a list of words; empty if it is gone."""
+    try:
+        with open(f"/proc/{process}/cmdline") as stream:
+            return stream.read().split("\0")
+    except OSError:
+        return []

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 
-from measure import children, in_turns, median, memory, open_files, ratio
+from measure import children, in_turns, median, memory, open_files, program_of, ratio
 from world import DELAY_SECONDS, HERE, World
 
 START_ROUNDS = 20
@@ -150,6 +150,12 @@ sys.exit(process.wait())
 """
 
 
+def is_watcher(process):
+    """Whether a child of the client has become another program already. Before that it
+    has all the client's memory."""
+    return any(word.endswith("watcher.py") for word in program_of(process))
+
+
 def watched_flood(world, peaks):
     """Runs the flood through the client; notes the most memory it and its watcher had."""
     over = threading.Event()
@@ -157,7 +163,7 @@ def watched_flood(world, peaks):
     def watch():
         while not over.wait(0.005):
             for client in children(os.getpid()):
-                for watcher in children(client):
+                for watcher in filter(is_watcher, children(client)):
                     peaks["client"] = max(peaks["client"], memory(client, "VmHWM"))
                     peaks["watcher"] = max(peaks["watcher"], memory(watcher, "VmHWM"))
 

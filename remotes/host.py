@@ -7,7 +7,6 @@ apart. Leaves alone: how a host gets registered.
 
 import contextlib
 
-from remotes import keys
 from remotes.errors import RemotesError, SettingsError
 
 
@@ -37,6 +36,8 @@ class Host:
                     f"{self._settings.path} names no private key: make one with"
                     " --action=generate_keys, or everything with --action=new_host"
                 )
+            from remotes import keys
+
             known = self._settings.get("host", "private_key_sha256")
             self._private_key = keys.load(path, known, tell=self._tell)
             if self._private_key.sha256 != known:
@@ -73,5 +74,7 @@ class Host:
     def result_key(self):
         """The ResultKey with which this host encrypts what it posts."""
         if self._result_key is None:
+            from remotes import keys
+
             self._result_key = keys.ResultKey(self.uuid())
         return self._result_key

@@ -7,11 +7,10 @@ paid for at every cron turn). Leaves alone: what the actions do.
 import os
 from collections import namedtuple
 
-from remotes import __version__, daemon
+from remotes import __version__
 from remotes.errors import SettingsError
-from remotes.settings import Settings
 
-# What an action gives back: the JSON document and the exit code.
+# What an action gives back: the JSON document (None: all was emitted) and the exit code.
 Reply = namedtuple("Reply", "document exit_code", defaults=(0,))
 
 
@@ -23,6 +22,8 @@ class Context:
     """
 
     def __init__(self, values, settings_path, *, environ, tell, emit, reload=None):
+        from remotes.settings import Settings
+
         self.values = values
         self.environ = environ
         self.tell = tell
@@ -74,4 +75,7 @@ class Context:
                       host.token if host else None)
 
     def service_manager(self):
+        """The line to the service manager of the environment."""
+        from remotes import daemon
+
         return daemon.ServiceManager(self.environ)
