@@ -108,7 +108,7 @@ class Schedule:
     """
 
     def __init__(self, interval_seconds, place, draw=random.uniform):
-        self._interval = interval_seconds
+        self.interval_seconds = interval_seconds  # may be changed between two turns
         self._place = place
         self._draw = draw
         self._first = None
@@ -119,32 +119,35 @@ class Schedule:
         self._failures = 0
         if self._first is None:
             self._first = began
-        grid = self._first + self._place * self._interval
-        turns = max(0, int((now - grid) // self._interval) + 1) if now >= grid else 0
-        return grid + turns * self._interval
+        grid = self._first + self._place * self.interval_seconds
+        turns = max(0, int((now - grid) // self.interval_seconds) + 1) if now >= grid else 0
+        return grid + turns * self.interval_seconds
 
     def after_failure(self, now, retry_after_seconds=None):
         """The moment of the next turn after one that failed."""
         if self._first is None:
             self._first = now
-        limit = min(BACKOFF_LIMIT_SECONDS, max(self._interval, 1.0) * 2.0 ** self._failures)
+        limit = min(BACKOFF_LIMIT_SECONDS, max(self.interval_seconds, 1.0) * 2.0 ** self._failures)
         self._failures = min(self._failures + 1, 16)
-        pause = self._draw(min(1.0, self._interval), limit)
+        pause = self._draw(min(1.0, self.interval_seconds), limit)
         return now + max(pause, retry_after_seconds or 0.0)
 
 
 class Monitor:
     """Makes `turn()` when it is due. `turn` gives True if there was something to do.
 
-    `tell` writes a line for people, `notify` a state for the service manager.
+    `tell` writes a line for people, `emit` an event (mapping) for scripts, `notify` a
+    state for the service manager.
     """
 
-    def __init__(self, turn, schedule, *, tell, notify=lambda state: None, clock=time.monotonic):
+    def __init__(self, turn, schedule, *, tell, emit=lambda event: None,
+                 notify=lambda state: None, clock=time.monotonic):
         self._clock = clock
         self.next_turn = float("-inf")
         self._turn = turn
         self._schedule = schedule
         self._tell = tell
+        self._emit = emit
         self._notify = notify
         self._fault = None
         self._idle_since = None
@@ -173,12 +176,14 @@ class Monitor:
     def _begin_fault(self, line, kind):
         if kind != self._fault:
             self._tell(line)
+            self._emit({"event": "fault", "kind": kind, "message": line.splitlines()[0]})
         self._fault = kind
         self._notify(f"STATUS=fault: {line.splitlines()[0]}")
 
     def _end_fault(self):
         if self._fault is not None:
             self._tell(f"the fault is over ({self._fault})")
+            self._emit({"event": "fault_over", "kind": self._fault})
         self._fault = None
         self._notify("STATUS=waiting for the next turn")
 

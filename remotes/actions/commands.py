@@ -96,22 +96,25 @@ def commands_monitor(context):
     lock = files.Lock(context.settings.beside("commands-monitor.lock"))
     with lock.held(context.values["lock_wait"], "monitor of commands"):
         stop.listen()
-        turns = _MonitorTurns(context, stop)
         # The ciphertext serves as well as the UUID in it: one for each host, always the same.
         place = daemon.place_in_interval(str(context.settings.get("host", "uuid", "")))
         schedule = daemon.Schedule(context.values["interval"], place)
-        monitor = daemon.Monitor(turns.turn, schedule, tell=context.tell, notify=manager.notify)
+        turns = _MonitorTurns(context, stop, schedule)
+        monitor = daemon.Monitor(turns.turn, schedule, tell=context.tell, emit=context.emit,
+                                 notify=manager.notify)
         daemon.run(monitor, stop, turns.reload, manager.notify)
     code = 0 if stop.number == 15 else 128 + stop.number
-    return Reply({"event": "stopped", "signal": stop.number}, code)
+    context.emit({"event": "stopped", "signal": stop.number})
+    return Reply(None, code)
 
 
 class _MonitorTurns:
     """The turns of a monitor: each reads the settings again if they were changed."""
 
-    def __init__(self, context, stop):
+    def __init__(self, context, stop, schedule):
         self._context = context
         self._stop = stop
+        self._schedule = schedule
 
     def turn(self):
         context = self._context
@@ -131,6 +134,8 @@ class _MonitorTurns:
         try:
             self._context = self._context.reload()
             self._context.verbose("config and settings were read again")
+            self._schedule.interval_seconds = self._context.values["interval"]
+            self._stop.grace_seconds = self._context.values["grace"]
         except RemotesError as error:
             self._context.tell(f"the former config and settings stay in force: {error}")
             self._context.settings.stamp = self._context.settings.stamp_now()
