@@ -13,22 +13,25 @@ def config(context):
     rows = {}
     for name in context.values.names:
         value, source = context.values.lookup(name)
-        if OPTIONS[name].is_secret and value is not None:
-            value = _MASKED
-        rows[name] = {"value": value, "from": source}
+        rows[name] = {"value": _masked(name, value), "from": source}
     owner = context.values.config
     return Reply({
         "status": "OK",
         "settings": {"path": context.settings.path, "is_there": context.settings.stamp is not None},
         "config": {"path": owner.path, "is_there": owner.path is not None},
         "options": rows,
-        "actions": owner.actions,
+        "actions": {action: {name: _masked(name, value) for name, value in own.items()}
+                    for action, own in owner.actions.items()},
         "policy": owner.policy,
         "server": {"url": context.settings.get("server", "url"),
                    "endpoints": context.settings.document.get("endpoints") or {}},
         "host": {name: context.settings.get("host", name) is not None
                  for name in ("private_key", "public_key", "uuid", "token")},
     })
+
+
+def _masked(name, value):
+    return _MASKED if OPTIONS[name].is_secret and value is not None else value
 
 
 ACTIONS = (

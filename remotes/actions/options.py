@@ -90,7 +90,7 @@ def _to_text(option, value):
 
 
 def _to_path(option, value):
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError
     return os.path.abspath(os.path.expanduser(value))
 
@@ -112,7 +112,7 @@ def _to_count(option, value):
 
 def _to_size(option, value):
     if isinstance(value, str) and value[-1:].lower() in _SIZE_UNITS:
-        return int(float(value[:-1]) * _SIZE_UNITS[value[-1].lower()])
+        value = int(float(value[:-1]) * _SIZE_UNITS[value[-1].lower()])
     return _to_count(option, value)
 
 
@@ -134,9 +134,12 @@ _CONVERTERS = {"text": _to_text, "path": _to_path, "seconds": _to_seconds, "coun
 
 
 class Config:
-    """The owner's file: `options` (for all actions), `actions` (for one), `policy`."""
+    """The owner's file: `options` (for all actions), `actions` (for one), `policy`.
 
-    def __init__(self, path, document, action_names):
+    `known_actions`: the table of actions, by name.
+    """
+
+    def __init__(self, path, document, known_actions):
         self.path = path
         self.options = _section(document, "options", path)
         self.actions = _section(document, "actions", path)
@@ -146,11 +149,15 @@ class Config:
                 raise SettingsError(f"{path}: unknown section {name}"
                                     + nearest(str(name), _CONFIG_SECTIONS))
         self._check_options(self.options, "options")
-        for action in self.actions:
-            if action not in action_names:
-                raise SettingsError(f"{path}: actions: unknown action {action}"
-                                    + nearest(str(action), action_names))
-            self._check_options(_section(self.actions, action, path), f"actions: {action}")
+        for name in self.actions:
+            if name not in known_actions:
+                raise SettingsError(f"{path}: actions: unknown action {name}"
+                                    + nearest(str(name), known_actions))
+            own = self.actions[name] = _section(self.actions, name, path)
+            self._check_options(own, f"actions: {name}")
+            action = known_actions[name]
+            for option in set(own) - {*action.needs, *action.takes, *COMMON}:
+                raise SettingsError(f"{path}: actions: {name}: it takes no {option}")
 
     def _check_options(self, options, where):
         for name, value in options.items():
@@ -177,17 +184,17 @@ def _section(document, name, path):
     return section
 
 
-def load_config(path, action_names):
+def load_config(path, known_actions):
     """The Config in the file `path`; without a path, the system's if it is there."""
     from remotes.settings import parse_yaml
 
     if path is None:
         if not os.path.exists(SYSTEM_CONFIG):
-            return Config(None, {}, action_names)
+            return Config(None, {}, known_actions)
         path = SYSTEM_CONFIG
     try:
         with open(path, "rb") as stream:
-            return Config(path, parse_yaml(stream.read(), path), action_names)
+            return Config(path, parse_yaml(stream.read(), path), known_actions)
     except OSError as error:
         raise SettingsError(f"cannot read the config {path}: {error.strerror}") from error
 
