@@ -173,6 +173,10 @@ class Monitor:
             self._count_idle(was_busy, now)
         return True
 
+    def shorten_pause(self, now):
+        """After a reload: the next turn is no later than an interval from `now`."""
+        self.next_turn = min(self.next_turn, now + self._schedule.interval_seconds)
+
     def _begin_fault(self, line, kind):
         if kind != self._fault:
             self._tell(line)
@@ -205,6 +209,7 @@ def run(monitor, stop, reload, notify):
             stop.reload_requested = False
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             reload()
+            monitor.shorten_pause(time.monotonic())
             notify("READY=1")
         stop.beat()
         monitor.step(time.monotonic())

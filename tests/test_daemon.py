@@ -92,6 +92,17 @@ def test_what_a_server_asked_for_is_heard(asked, expected):
     assert expected == Schedule(10, 0.5, lambda low, high: high).after_failure(0.0, asked)
 
 
+def test_after_a_reload_the_next_turn_is_within_an_interval():
+    """Another interval is heard in the pause that is under way, too."""
+    schedule, turns = Schedule(3000.0, 0.5), []
+    monitor = Monitor(lambda: False, schedule, tell=None, clock=lambda: 0.0)
+    monitor.step(0.0)
+    for schedule.interval_seconds in (3000.0, 60.0, 3000.0):
+        monitor.shorten_pause(10.0)
+        turns.append(monitor.next_turn)
+    assert [1500.0, 70.0, 70.0] == turns
+
+
 # -- turns ---------------------------------------------------------------------------------------
 
 class World:
