@@ -13,9 +13,7 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import sys
-import threading
 import time
 
 from remotes import watcher
@@ -74,7 +72,7 @@ class Runner:
         if self._process is not None and self._process.poll() is not None:
             self._bury()  # somebody ended it between two commands
         if hasattr(os, "fork") and self._process is None:
-            self._process = self._spawn(stderr=subprocess.DEVNULL)
+            self._process = self._spawn()
 
     def run(self, source, *, settings, variables, timeout_seconds, name):
         """Runs `source` (Python text) and gives its Outcome. `name` stands in tracebacks.
@@ -107,6 +105,8 @@ class Runner:
         process, self._process = self._process, None
         if process is None:
             return
+        import subprocess
+
         process.stdin.close()
         try:
             process.wait(_STOP_LIMIT_SECONDS)
@@ -126,11 +126,13 @@ class Runner:
                 pass  # what it had not read cannot be flushed any more
         process.wait()
 
-    def _spawn(self, *arguments, stderr):
+    def _spawn(self, *arguments, reads_errors=False):
+        import subprocess  # takes time, and a run with nothing to do needs none
+
         return subprocess.Popen(
             [sys.executable, _WATCHER_FILE, *arguments], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=stderr, bufsize=0, env=self._environ,
-            start_new_session=True,
+            stdout=subprocess.PIPE, bufsize=0, env=self._environ, start_new_session=True,
+            stderr=subprocess.PIPE if reads_errors else subprocess.DEVNULL,
         )
 
     def _ask(self, request, until):
@@ -170,7 +172,10 @@ class Runner:
 
     def _run_without_fork(self, request):
         """A child for each command, its output and its report each read by a thread (Windows)."""
-        process = self._spawn("once", stderr=subprocess.PIPE)
+        import subprocess
+        import threading
+
+        process = self._spawn("once", reads_errors=True)
         capture = watcher.Capture(self.output_limit)
         reply = {"ending": None, "result": "[]", "reason": None}
         started = time.monotonic()
@@ -216,6 +221,8 @@ class Runner:
 
 def _end_tree(process):
     if process.poll() is None and os.name == "nt":
+        import subprocess
+
         subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)],
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     if process.poll() is None:

@@ -15,11 +15,10 @@ Messages, both ways: 8 bytes of length, big-endian, then JSON; the reply is foll
 the bytes of output and errors. Leaves alone: what an outcome means.
 """
 
-import ctypes
 import datetime
+import functools
 import json
 import math
-import mmap
 import os
 import pathlib
 import select
@@ -38,10 +37,17 @@ _MOST_DEPTH = 100
 # State, length of the ending (JSON text), length of the result (JSON text).
 _REPORT_HEAD = struct.Struct("=BII")
 _ENDING_BYTES = 4096
-try:
-    _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-except OSError:
-    _LIBC = None
+
+
+@functools.cache
+def _prctl():
+    """Linux's prctl, or None. Looked up by the watcher only: it takes ctypes."""
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    except OSError:
+        return None
 
 
 # -- messages ---------------------------------------------------------------------
@@ -87,6 +93,8 @@ class Report:
 
     def __init__(self, result_limit):
         self._result_limit = result_limit
+        import mmap  # the client, too, imports this file, and needs none
+
         self._memory = mmap.mmap(-1, _REPORT_HEAD.size + _ENDING_BYTES + result_limit)
 
     def write(self, ending, result):
@@ -282,8 +290,9 @@ def become_command(request, report, output, errors):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.set_wakeup_fd(-1)
         os.setsid()
-        if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl = _prctl()
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.dup2(output, 1)
@@ -517,8 +526,9 @@ def main():
     # and must not find its modules under bare names.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.modules["watcher"] = sys.modules["__main__"]
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl = _prctl()
+    if prctl is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
