@@ -225,8 +225,17 @@ def _run(argv, door):
     return door.answer(reply.document, reply.exit_code)
 
 
+def _replace_closed_streams():
+    """Gives what the caller has closed a place to go to: else the next file that is opened
+    would get its number, and lines for stderr would turn up on stdout."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+
+
 def main(argv=None, environ=None):
     """Runs the client with `argv` (list of words); gives its exit code (errors.py)."""
+    _replace_closed_streams()
     argv = sys.argv[1:] if argv is None else argv
     door = _Door(os.environ if environ is None else environ)
     former = {number: signal.signal(number, _raise_interrupted) for number in _ENDING_SIGNALS}

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests import inside, rude
+from tests.certificates import Authority
 from tests.conftest import PROJECT, REGISTRATION_TOKEN, Host, site
 from tests.rude import Rude, answer
 
@@ -446,15 +447,23 @@ def test_server_url_is_followed_while_it_names_the_typed_host(said, follow, kept
         assert (1 if is_told else 0) == result.err.count("\n")
 
 
-def test_options_for_certificates_are_kept_with_the_server(tmp_path):
-    """--ca_file and its kind, given once, hold for later runs."""
+def test_options_for_certificates_are_kept_with_the_server(serve, tmp_path):
+    """14 without --ca_file and without the client's certificate; given once, they hold."""
+    own = Authority(tmp_path)
+    certificate, key = own.sign("client")
+    server = serve(site(), ssl_context=own.context(wants_client=True))
     host = Host(tmp_path)
-    (tmp_path / "ca.pem").write_text("")
-    reply = {"status": "OK", "server_url": "http://127.0.0.1/", "discover": "/d/"}
-    with Rude(answer(200, reply)) as server:
-        assert 0 == run_inside(host, "status", f"--url={server.url}",
-                               f"--ca_file={tmp_path / 'ca.pem'}").code
-    assert str(tmp_path / "ca.pem") == host.document()["server"]["ca_file"]
+    assert 14 == run_inside(host, "status", f"--url={server.url}").code
+    assert not host.settings.exists()
+    words = (f"--url={server.url}", f"--ca_file={own.ca_file}",
+             f"--client_certificate={certificate}", f"--client_key={key}")
+    assert 0 == run_inside(host, "status", *words).code
+    assert {"url": server.url, "ca_file": own.ca_file, "client_certificate": certificate,
+            "client_key": key} == host.document()["server"]
+    assert 0 == run_inside(host, "discover").code
+    missing = run_inside(host, "discover", "--ca_file=/no/such/file")
+    assert (78, 1) == (missing.code, missing.err.count("\n"))
+    assert "--ca_file /no/such/file" in missing.err
 
 
 # -- what the server refuses -------------------------------------------------------------
