@@ -255,6 +255,18 @@ def test_sighup_reads_the_config_again(serve, enroll, monitor, tmp_path):
         "bytes are missing here" in output for _, _, output in outputs(server)]
 
 
+def test_sighup_does_not_disturb_a_running_command(serve, enroll, monitor, paths):
+    """It is heard after the turn."""
+    server = serve(site(WAITS.format(**paths)))
+    running = monitor(enroll(server), "--verbose")
+    eventually(lambda: os.path.exists(paths["begun"]), "the command to begin")
+    running.signal(signal.SIGHUP)
+    open(paths["go"], "w").close()
+    assert "completed" == running.event()["ending"]
+    assert running.line("config and settings were read again")
+    assert [(1, 1, "ended\n")] == outputs(server)
+
+
 def test_sighup_with_a_bad_config_keeps_the_old_one(serve, enroll, monitor, tmp_path):
     """It is told, and the monitor goes on."""
     server = serve(site())

@@ -288,6 +288,50 @@ def test_handlers_at_exit_are_called(run):
     assert "at the end\n" == run("import atexit\natexit.register(print, 'at the end')").output
 
 
+def test_a_command_can_use_processes_threads_and_loops_of_its_own(run):
+    """What looks for `__main__`, handles SIGCHLD or joins at the end works as in any script."""
+    outcome = run(
+        "import asyncio, concurrent.futures, multiprocessing, pickle\n"
+        "class Part: pass\ndef square(number): return number * number\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    print(pool.map(square, [2, 3]))\n"
+        "concurrent.futures.ThreadPoolExecutor().submit(print, 'thread')\n"
+        "async def call():\n"
+        "    process = await asyncio.create_subprocess_exec('echo', 'child', stdout=-1)\n"
+        "    return (await process.communicate())[0].decode().strip()\n"
+        "print(asyncio.run(call()), type(pickle.loads(pickle.dumps(Part()))).__name__)")
+    assert (COMPLETED, ["[4, 9]", "child Part", "thread"]) == (
+        outcome.ending, sorted(outcome.output.splitlines()))
+
+
+def test_a_watcher_does_not_spin_when_a_command_has_closed_its_output(run):
+    """Its time on the processor while the command goes on, in ticks of 10 ms."""
+    outcome = run(
+        "import os, time\ndef ticks():\n"
+        "    fields = open(f'/proc/{os.getppid()}/stat').read().rpartition(')')[2].split()\n"
+        "    return int(fields[11]) + int(fields[12])\n"
+        "os.close(1)\nos.close(2)\nbefore = ticks()\ntime.sleep(0.3)\n"
+        "__RESULT__ = [ticks() - before]")
+    assert result_of(outcome)[0] < 10
+
+
+def test_commands_leave_nothing_open(run, runner):
+    """Neither here nor in the watcher (but for what the next command will need), however
+    many there were and however they ended."""
+    def open_files():
+        return [len(os.listdir(f"/proc/{process}/fd"))
+                for process in ("self", runner._process.pid)]
+
+    run("pass")
+    before = open_files()
+    for source in ["print('x')", "raise ValueError", "import os; os.kill(os.getpid(), 9)"] * 10:
+        run(source)
+    assert all(now <= then + 6 for now, then in zip(open_files(), before))
+    endings = [run("import os; os.kill(os.getppid(), 9)").ending for _ in range(3)]
+    run("pass")
+    assert ([CRASHED] * 3, before[0]) == (endings, open_files()[0])
+
+
 # -- what it finds ------------------------------------------------------------------------
 
 def test_a_command_is_a_script_of_its_own(run):
@@ -394,6 +438,15 @@ def test_a_watcher_that_ended_between_two_commands_is_replaced(run, runner):
     runner._process.kill()
     runner._process.wait()
     assert "next\n" == run("print('next')").output
+
+
+def test_nothing_is_left_when_a_runner_is_closed(run, runner, mark):
+    """When `close` returns, the watcher is gone; closing twice does no harm."""
+    run("pass")
+    assert runner._process.pid in marked(mark)
+    runner.close()
+    runner.close()
+    assert [] == marked(mark)
 
 
 def client_script(tmp_path, body):
