@@ -63,7 +63,7 @@ VALUES = st.recursive(
 FIELDS = st.dictionaries(TEXT.filter(lambda name: len(name) < 50), VALUES, max_size=5)
 
 
-@examples(max_examples=200)
+@examples(max_examples=80)
 @given(st.lists(FIELDS, min_size=1, max_size=3))
 @example([{"a": "\ufeff\x85\u2028\U0001f40d"}])
 @example([{"": "---", "yes": "no", "1": "2024-01-01", "~": "=", "<<": "x"}])

@@ -229,9 +229,10 @@ def test_what_openssl_has_encrypted_is_decrypted(pair):
     assert UUID == key.decrypt_text(base64.b64encode(encrypted).decode(), "it")
 
 
-def test_what_the_real_server_sent_is_decrypted():
+def test_what_the_real_server_sent_is_decrypted(key_path):
     """UUID and token of the recordings, as in its exchanges and in its host's settings."""
-    key = keys.load(str(RECORDED / "host_private_key.pem"))
+    key_path.write_bytes((RECORDED / "host_private_key.pem").read_bytes())
+    key = keys.load(str(key_path))
     host = json.loads((RECORDED / "exchanges.json").read_text())["host"]
     ini = dict(line.split(" = ", 1) for line in (RECORDED / "settings.ini").read_text().split("\n")
                if " = " in line)

@@ -20,6 +20,7 @@ HARMFUL = {chr(code) for code in (*range(0x20), *range(0x7f, 0xa0))} - {"\n"}
 ATTACK = {"name": "a\x1b[2J\x07\x9b\x00\x7f\r\u2028b", "rows": [{"output": "x\x1b]0;y\x07\nz"}]}
 
 
+@examples(max_examples=50)
 @given(DOCUMENTS)
 @example(ATTACK)
 def test_json_and_events_read_back_as_they_were(document):

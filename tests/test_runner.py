@@ -398,7 +398,7 @@ def test_a_time_out_is_told_and_keeps_the_output(run):
 
 def test_nothing_of_a_timed_out_command_is_alive(run, runner, mark):
     """Grandchildren that ignore SIGTERM, one of them in a session of its own."""
-    outcome = run(IGNORES_SIGTERM + "print(*pids, flush=True)\ntime.sleep(600)", 2.5)
+    outcome = run(IGNORES_SIGTERM + "print(*pids, flush=True)\ntime.sleep(600)", 3)
     pids = [int(word) for word in outcome.output.split("\n")[0].split()]
     assert (TIMED_OUT, 2) == (outcome.ending, len(pids))
     assert [runner._process.pid] == marked(mark)

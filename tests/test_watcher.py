@@ -67,6 +67,7 @@ JSON_VALUES = st.recursive(
     max_leaves=20)
 
 
+@examples(max_examples=50)
 @given(st.lists(JSON_VALUES))
 def test_what_json_can_hold_stays_as_it_is(value):
     """Nothing is changed that need not be."""
