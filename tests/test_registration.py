@@ -213,7 +213,7 @@ def test_killed_at_every_write_and_run_again_there_is_one_host(serve, newcomer):
 def test_killed_at_50_random_moments_there_is_one_verified_host(serve, newcomer):
     """new_host killed by the clock and run again: the same host for all its later calls."""
     seed = int(os.environ.get("REMOTES_SEED") or random.randrange(1 << 32))
-    print(f"\nREMOTES_SEED={seed}")
+    print(f"\nREMOTES_SEED={seed}", file=sys.stderr)  # stdout is not heard under xdist
     chance = random.Random(seed)
     begun = time.monotonic()
     assert 0 == new_host(newcomer("measured", has_keys=False), serve(site())).code
