@@ -113,8 +113,11 @@ def test_the_recorded_redirect_leads_to_the_recorded_status():
 
 
 @pytest.fixture(scope="module")
-def recorded_key():
-    return keys.load(str(FOLDER / "host_private_key.pem"))
+def recorded_key(tmp_path_factory):
+    """A copy: loading a key that others can read changes its mode."""
+    path = tmp_path_factory.mktemp("recorded") / "host.key"
+    path.write_bytes((FOLDER / "host_private_key.pem").read_bytes())
+    return keys.load(str(path))
 
 
 @pytest.mark.parametrize("number", RECORDED["plain_commands"])
