@@ -14,6 +14,8 @@ from remotes.actions.options import Values, convert, load_config, nearest
 from remotes.errors import EXIT_CODES, Interrupted, RemotesError, UsageError
 
 EXIT_FAULT = 70
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))
+            if chr(code) not in "\t\n"}
 _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT")
                    if hasattr(signal, name)]
 
@@ -123,9 +125,12 @@ class _Door:
         self.debug = False
         self.action_name = None
         self.quiet_faults = None
+        self.has_emitted = False
         self.environ = environ
 
     def tell(self, line):
+        # Lines bear what servers say: no control character of theirs reaches a terminal.
+        line = line.translate(_CONTROL)
         try:
             print(line, file=sys.stderr, flush=True)
         except (OSError, ValueError):
@@ -134,6 +139,7 @@ class _Door:
     def emit(self, event):
         from remotes import rendering
 
+        self.has_emitted = True
         self.write(rendering.event_line(event))
 
     def write(self, text):
@@ -155,7 +161,10 @@ class _Door:
 
         if document is None:  # a monitor: it has told everything already
             return exit_code
-        is_written = self.write(rendering.render(document, self.form))
+        # Behind events, a monitor's failure is a line like them.
+        text = rendering.event_line(document) if self.has_emitted \
+            else rendering.render(document, self.form)
+        is_written = self.write(text)
         return exit_code if is_written or exit_code else 1
 
     def fail(self, error):
@@ -187,6 +196,8 @@ class _Door:
         return self.answer(document, EXIT_FAULT)
 
     def interrupted(self, number):
+        for ending in _ENDING_SIGNALS:
+            signal.signal(ending, signal.SIG_IGN)  # one is enough
         name = signal.Signals(number).name
         self.tell(f"client: {self.action_name or 'start'}: ended by {name}")
         document = {"status": "ERROR", "exit": 128 + number, "kind": "interrupted",

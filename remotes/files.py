@@ -85,6 +85,22 @@ def replace(path, content):
         sync_folder(path)
 
 
+def rename_to_new(beside, path):
+    """Gives the file `beside` the name `path` too; FileExistsError where a file is.
+
+    Where there are no hard links (FAT, some network drives) the file moves there, and
+    only a look before keeps an existing one.
+    """
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except (OSError, AttributeError):
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+        os.replace(beside, path)
+
+
 def forget_beside(path):
     """Removes the second name of the file `path` that a run left which was killed while linking.
 

@@ -109,10 +109,10 @@ def generate(private_path, public_path, *, replace=False):
     with files.told("write", private_path):
         beside = files.write_beside(private_path, content)
         try:
-            if replace or not hasattr(os, "link"):
+            if replace:
                 os.replace(beside, private_path)
             else:
-                os.link(beside, private_path)  # fails where a file is: nothing is written over
+                files.rename_to_new(beside, private_path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(beside)
