@@ -18,6 +18,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+# What a file is called until it is whole: a name that nobody else gives.
+BESIDE = ".remotes-new"
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
@@ -62,7 +64,7 @@ def write_beside(path, content):
     The name is always the same, so that what a killed run left is written over by
     the next one. The caller holds the lock that belongs to `path`.
     """
-    beside = path + ".new"
+    beside = path + BESIDE
     with contextlib.suppress(FileNotFoundError):
         os.unlink(beside)
     descriptor = os.open(beside, _NEW_FILE_FLAGS | os.O_EXCL, 0o600)
@@ -107,8 +109,8 @@ def forget_beside(path):
     The caller holds the lock that belongs to `path`.
     """
     with contextlib.suppress(OSError):
-        if os.path.samefile(path, path + ".new"):
-            os.unlink(path + ".new")
+        if os.path.samefile(path, path + BESIDE):
+            os.unlink(path + BESIDE)
 
 
 def copy(path, to):

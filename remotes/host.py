@@ -11,9 +11,13 @@ from remotes.errors import RemotesError, SettingsError
 
 
 class Host:
-    """The host that `settings` describe. `tell` is called with a line for people."""
+    """The host that `settings` describe. `tell` is called with a line for people.
 
-    def __init__(self, settings, *, tell=lambda line: None):
+    An INI is left as it is, unless `converts_ini`: who only looks does not change it.
+    """
+
+    def __init__(self, settings, *, converts_ini=False, tell=lambda line: None):
+        self._converts_ini = converts_ini
         self._settings = settings
         self._tell = tell
         self._private_key = None
@@ -46,6 +50,8 @@ class Host:
 
     def _remember_check(self):
         """Keeps the checksum of a key that was checked. Without it all works, but slower."""
+        if self._settings.is_ini and not self._converts_ini:
+            return
         with contextlib.suppress(RemotesError), self._settings.changing() as document:
             document.setdefault("host", {})["private_key_sha256"] = self._private_key.sha256
 

@@ -114,7 +114,7 @@ class Settings:
 
     def read(self):
         """Reads the file again. One that is not there is empty settings."""
-        document, self._is_ini = {}, False
+        document, self.is_ini = {}, False
         self.stamp = self.stamp_now()
         try:
             with open(self.path, "rb") as stream:
@@ -125,7 +125,7 @@ class Settings:
             raise SettingsError(f"cannot read {self.path}: {error.strerror}") from error
         decoded = text.decode("utf-8-sig", "replace")
         if _INI_SECTION.search(decoded):
-            self._is_ini = True
+            self.is_ini = True
             document = _parse_ini(decoded, self.path)
         else:
             document = parse_yaml(text, self.path)
@@ -182,9 +182,9 @@ class Settings:
             document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper),
             sort_keys=False, allow_unicode=True, default_flow_style=False, width=1 << 20,
         )
-        if self._is_ini:
+        if self.is_ini:
             with files.told("write", self.path + ".bak"):
                 files.copy(self.path, self.path + ".bak")
         files.replace(self.path, text.encode())
-        self.document, self._is_ini = document, False
+        self.document, self.is_ini = document, False
         self.stamp = self.stamp_now()

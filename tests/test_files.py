@@ -53,7 +53,7 @@ def test_a_replaced_file_is_new_and_private(tmp_path, any_umask):
 
 def test_what_lies_beside_from_a_killed_run_is_written_over(tmp_path):
     """A leftover, even one that others can read, is not in the way."""
-    beside = tmp_path / "file.new"
+    beside = tmp_path / ("file" + files.BESIDE)
     beside.write_text("left")
     beside.chmod(0o666)
     files.replace(str(tmp_path / "file"), b"new")

@@ -185,7 +185,7 @@ def check_killed_at(serve, host, point):
     assert [] == open_files
     assert 0 == new_host(host, server).code
     assert_one_verified_host(host, server)
-    assert [] == [path.name for path in host.folder.iterdir() if path.name.endswith(".new")]
+    assert [] == [path.name for path in host.folder.iterdir() if path.name.endswith(".remotes-new")]
 
 
 def kill_points(serve, newcomer):

@@ -252,7 +252,7 @@ def test_killed_at_any_write_the_file_is_the_old_or_the_new_and_private(tmp_path
 def test_what_a_killed_run_left_is_written_over(path, cut):
     """A file beside, cut at any byte, changes nothing for the next run."""
     changed(path, "server", "url", "http://a/")
-    (path.parent / "settings.yml.new").write_bytes(path.read_bytes()[:cut])
+    (path.parent / "settings.yml.remotes-new").write_bytes(path.read_bytes()[:cut])
     changed(path, "server", "ca_file", "/b")
     assert {"url": "http://a/", "ca_file": "/b"} == Settings(path).document["server"]
     assert ["settings.yml", "settings.yml.lock"] == sorted(os.listdir(path.parent))
@@ -281,7 +281,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, serve, room):
     assert (75, 1) == (process.returncode, process.stderr.count("\n")), process
     assert '"kind": "disk_full"' in process.stdout
     assert before == host.settings.read_bytes()
-    assert not (tmp_path / "settings.yml.new").exists()
+    assert not (tmp_path / "settings.yml.remotes-new").exists()
 
 
 def test_no_room_is_told_as_such(path):
@@ -340,9 +340,15 @@ def test_an_ini_of_the_field_works_without_registering(ini, tmp_path):
     """Keys, UUID, token and endpoints as they stand; the key's path is relative to the file."""
     host = Host(tmp_path)  # which is not the folder of the INI
     host.settings = ini
+    before = ini.read_bytes(), sorted(os.listdir(ini.parent))
     listed = host.run("commands_list")
     assert ([{"group": 1, "command": 1}], 0) == (listed.answer["results"], listed.code)
     assert 0 == host.run("host_status").code
+    assert 0 == host.run("commands_process", "--dry_run").code
+    assert before == (ini.read_bytes(), sorted(os.listdir(ini.parent)))  # who only looked
+    assert 0 == host.run("commands_process").code
+    assert (before[0], 1) == ((ini.parent / "settings.ini.bak").read_bytes(),
+                              yaml.safe_load(ini.read_text())["version"])
 
 
 def test_reading_an_ini_leaves_it_as_it_is(ini):

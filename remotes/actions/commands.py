@@ -151,7 +151,7 @@ def _commands_run(context, stop=None):
     with contextlib.ExitStack() as stack:
         lock = _commands_lock(context)
         stack.enter_context(lock.held(values["lock_wait"], "run of commands"))
-        host = context.host()
+        host = context.host(converts_ini=True)
         server = context.server(host)
         stack.callback(server.close)
         journal = _journal(context)

@@ -54,11 +54,11 @@ class Context:
                      "User-Agent": f"Remotes/{__version__}", "Accept": "application/json"},
         )
 
-    def host(self):
+    def host(self, *, converts_ini=False):
         """The Host of the settings."""
         from remotes.host import Host
 
-        return Host(self.settings, tell=self.tell)
+        return Host(self.settings, converts_ini=converts_ini, tell=self.tell)
 
     def server(self, host=None):
         """The Server of the settings, asked with the token of `host`."""
