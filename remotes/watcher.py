@@ -2,7 +2,8 @@
 
 A bare interpreter that runs this file alone and imports nothing of the package. It
 gets commands on its standard input and forks: the child becomes the command, this
-process reads what it prints. When the client is gone (the pipe ends), everything that
+process reads what it prints. The child of the next command is forked while the client
+delivers the last one's result. When the client is gone (the pipe ends), everything that
 the command has started is ended, and so is this process.
 
 Guards: that memory stays bounded whatever is printed; that a timed-out command ends
@@ -31,7 +32,10 @@ import types
 
 TERM_GRACE_SECONDS = 2.0
 KILL_LIMIT_SECONDS = 5.0
-_CHUNK_BYTES = 1 << 20
+# What a pipe holds. A much larger buffer would be mapped anew for each read.
+_CHUNK_BYTES = 1 << 16
+# How much more than is kept may pile up before it is cut.
+_PILE_BYTES = 1 << 20
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _MOST_DEPTH = 100
 # State, length of the ending (JSON text), length of the result (JSON text).
@@ -282,8 +286,10 @@ def _finish_process(status):
     os._exit(status & 0xFF)
 
 
-def become_command(request, report, output, errors):
-    """In the fresh child: descriptors, session, then the command. Never returns."""
+def become_command(source, report, output, errors):
+    """In the fresh child: descriptors, session, then the command that comes through the
+    pipe `source`. Never returns.
+    """
     try:
         for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -297,9 +303,16 @@ def become_command(request, report, output, errors):
         os.dup2(nothing, 0)
         os.dup2(output, 1)
         os.dup2(errors, 2)
-        os.closerange(3, 1 << 16)
+        os.dup2(source, 3)
+        os.closerange(4, 1 << 16)
         _open_streams()
         sys.argv = [""]
+        _own_pages()
+        try:
+            request = read_message(3)
+        except EOFError:
+            os._exit(0)  # no command came
+        os.close(3)
         try:
             status = _run_source(request, report)
         except BaseException as error:  # a `__str__` or `__repr__` of its own did that
@@ -308,6 +321,14 @@ def become_command(request, report, output, errors):
         _finish_process(status)
     finally:
         os._exit(70)
+
+
+def _own_pages():
+    """Does once what every command needs. Each page of memory that is written to for the
+    first time after a fork is copied: so that is done before the command is there.
+    """
+    exec(compile("pass\n", "<command>", "exec"), {})
+    result_text([""])
 
 
 def _open_streams():
@@ -337,7 +358,7 @@ class Capture:
         if room > 0:
             self._head += chunk[:room]
         self._tail += chunk[max(room, 0):]
-        if len(self._tail) > self._limit + _CHUNK_BYTES:
+        if len(self._tail) > self._limit + _PILE_BYTES:
             self._forget()
 
     def _forget(self):
@@ -480,20 +501,53 @@ class Watch:
                 self._wait(started + grace_seconds)
 
 
-def run_command(request, control, wake):
-    """Runs one command to its end; gives (reply, whether this process must retire)."""
-    output_read, output_write = os.pipe()
-    errors_read, errors_write = os.pipe()
-    report = Report(request["result_limit"])
+class Child:
+    """A process that waits for a command and becomes it."""
+
+    def __init__(self, result_limit):
+        self.result_limit = result_limit
+        self.report = Report(result_limit)
+        self.output, output = os.pipe()
+        self.errors, errors = os.pipe()
+        source, self._source = os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            become_command(source, self.report, output, errors)
+        for descriptor in (output, errors, source):
+            os.close(descriptor)
+
+    def start(self, request):
+        """Hands the command over. If the child is dead, its wait status will tell."""
+        try:
+            write_exactly(self._source, pack_message(request))
+        except BrokenPipeError:
+            pass
+        os.close(self._source)
+
+    def is_ready_for(self, request):
+        """Whether it is still there, and what it shares has the size that is asked for."""
+        if reap(self.process)[0] is not None:
+            self.process = None
+        return self.process is not None and self.result_limit == request["result_limit"]
+
+    def discard(self):
+        """Ends a child that no command came for."""
+        for descriptor in (self.output, self.errors, self._source):
+            os.close(descriptor)
+        self.report.close()
+        if self.process is not None:
+            os.kill(self.process, signal.SIGKILL)  # a zombie takes it, too
+            os.waitpid(self.process, 0)
+
+
+def run_command(child, request, control, wake):
+    """Runs one command to its end; gives (reply as it is sent, its fields)."""
+    report = child.report
     started = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        become_command(request, report, output_write, errors_write)
-    os.close(output_write)
-    os.close(errors_write)
+    child.start(request)
     streams = [Stream(descriptor, request["output_limit"])
-               for descriptor in (output_read, errors_read)]
-    watch = Watch(child, streams, started + request["timeout"], wake)
+               for descriptor in (child.output, child.errors)]
+    watch = Watch(child.process, streams, started + request["timeout"], wake)
     try:
         has_ended = watch.until_ended(control)
     except EOFError:  # the client is gone
@@ -509,7 +563,7 @@ def run_command(request, control, wake):
     report.close()
     reply = {"seconds": seconds, "status": watch.status, "ending": ending, "result": result,
              "reason": None if has_ended else watch.reason, "retires": not watch.is_alone}
-    return pack_reply(reply, [stream.capture for stream in streams]), reply["retires"]
+    return pack_reply(reply, [stream.capture for stream in streams]), reply
 
 
 def pack_reply(reply, captures):
@@ -535,18 +589,31 @@ def main():
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the client decides; it is gone or it says so
-    control, replies = 0, 1
+    _serve(0, 1, wake)
+
+
+def _serve(control, replies, wake):
+    """Runs what comes on `control` and writes to `replies` what became of it."""
+    child = None
     while True:
         try:
             request = read_message(control)
         except EOFError:
-            return
+            break
         if "source" not in request:
             continue  # a word for a command that has ended meanwhile
-        reply, must_retire = run_command(request, control, wake)
-        write_exactly(replies, reply)
-        if must_retire:
+        if child is not None and not child.is_ready_for(request):
+            child.discard()
+            child = None
+        child = child or Child(request["result_limit"])
+        packed, reply = run_command(child, request, control, wake)
+        write_exactly(replies, packed)
+        if reply["retires"]:
             return
+        # After one that had to be ended, often no other follows.
+        child = Child(request["result_limit"]) if reply["reason"] is None else None
+    if child is not None:
+        child.discard()
 
 
 def run_once():
