@@ -97,10 +97,8 @@ def measure_monitor(world):
     words = world.client("commands_monitor", world.near, "--interval=0.005")
     process = subprocess.Popen(words, env=world.environ, stdout=subprocess.DEVNULL)
     try:
-        wait_for_turns(world, process, FEW_TURNS)
-        early = memory(process.pid), open_files(process.pid)
-        wait_for_turns(world, process, MANY_TURNS)
-        late = memory(process.pid), open_files(process.pid)
+        early = held_after(world, process, FEW_TURNS)
+        late = held_after(world, process, MANY_TURNS)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -108,20 +106,33 @@ def measure_monitor(world):
     row(what + "memory", megabytes(late[0]), after, megabytes(early[0]),
         f"{late[0] / early[0]:.2f}", "", f"{MONITOR_AIM_BYTES / 1e6:.0f} MB, flat",
         late[0] < MONITOR_AIM_BYTES and late[0] <= early[0] * 1.03)
+    alone = int(subprocess.check_output([PYTHON, "-c", LIBRARIES], env=world.environ))
+    row(what + "memory", megabytes(late[0]), "its libraries alone", megabytes(alone),
+        f"{late[0] / alone:.2f}")
     row(what + "open files", str(late[1]), after, str(early[1]), f"{late[1] / early[1]:.2f}", "",
         "flat", late[1] <= early[1])
 
 
-def wait_for_turns(world, process, turns):
-    """Returns when the server has been asked for its list so many times, and a bit more:
-    the turn shall have ended."""
+LIBRARIES = """import resource, requests, yaml, cryptography.hazmat.primitives.serialization
+with open("/proc/self/statm") as stream:
+    print(int(stream.read().split()[1]) * resource.getpagesize())
+"""
+
+
+def held_after(world, process, turns):
+    """(memory, open files) of the monitor when the server has been asked for its list so
+    many times: the most memory and the fewest files for a moment, since within a turn a
+    connection, a lock and a journal are open.
+    """
     while world.ask_server(count=True)["lists"] < turns:
         if process.poll() is not None:
             raise SystemExit("the monitor has ended")
         time.sleep(0.01)
-    stop = time.monotonic() + 1
-    while open_files(process.pid) > 10 and time.monotonic() < stop:
-        time.sleep(0.0005)  # amid a turn: its connection, its lock, its journal are open
+    held = []
+    for _ in range(200):
+        held.append((memory(process.pid), open_files(process.pid)))
+        time.sleep(0.001)
+    return max(size for size, _ in held), min(files for _, files in held)
 
 
 def megabytes(size):
