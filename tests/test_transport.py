@@ -166,11 +166,12 @@ def test_every_status_is_an_answer(status):
 
 
 _MEASURED = """
-import resource, sys
+import sys
 sys.path.insert(0, sys.argv[1])
 import client
+from tests.processes import peak_kilobytes
 code = client.main(sys.argv[2:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+print(peak_kilobytes() // 1024, file=sys.stderr)
 raise SystemExit(code)
 """
 
