@@ -43,7 +43,9 @@ async def main(port, seconds):
         # A connection takes its way, too: the client's SYN and the answer to it.
         await asyncio.sleep(2 * seconds)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, far_writer, seconds), pump(far_reader, writer, seconds))
+        with contextlib.suppress(asyncio.CancelledError):  # this process ends
+            await asyncio.gather(pump(reader, far_writer, seconds),
+                                 pump(far_reader, writer, seconds))
 
     server = await asyncio.start_server(connect, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
