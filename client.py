@@ -9,7 +9,7 @@ import signal
 import sys
 
 from remotes import __version__
-from remotes.actions import ACTIONS, COMMON, OPTIONS, option_names
+from remotes.actions import ACTIONS, COMMON, OPTIONS, option_names, shown_default
 from remotes.actions.options import Values, convert, load_config, nearest
 from remotes.errors import EXIT_CODES, Interrupted, RemotesError, UsageError
 
@@ -79,7 +79,7 @@ def help_text(action_name=None):
             family = action.family
         lines.append(f"  {action.name:<18} {action.summary}")
     lines += ["", "options (--action=NAME --help: those of one action):", *_option_lines(OPTIONS)]
-    lines += ["", "exit codes:"]
+    lines += ["  --help (-h), --version (-V)", "", "exit codes:"]
     lines += [f"  {code:<5}{meaning.replace('`', '')}" for code, meaning in EXIT_CODES.items()]
     return "\n".join(lines)
 
@@ -87,7 +87,7 @@ def help_text(action_name=None):
 def _option_lines(names):
     for name in names:
         option = OPTIONS[name]
-        default = "" if option.default is None else f" [{option.default}]"
+        default = "" if option.default is None else f" [{shown_default(option)}]"
         yield f"  --{name:<19} {option.help}{default}"
 
 
@@ -195,13 +195,14 @@ class _Door:
         document = {"status": "ERROR", "exit": EXIT_FAULT, "kind": "fault", "message": message}
         return self.answer(document, EXIT_FAULT)
 
-    def interrupted(self, number):
+    def interrupted(self, error):
+        number = error.number
         for ending in _ENDING_SIGNALS:
             signal.signal(ending, signal.SIG_IGN)  # one is enough
         name = signal.Signals(number).name
         self.tell(f"client: {self.action_name or 'start'}: ended by {name}")
         document = {"status": "ERROR", "exit": 128 + number, "kind": "interrupted",
-                    "message": f"ended by {name}"}
+                    "message": f"ended by {name}", **error.document}
         return self.answer(document, 128 + number)
 
 
@@ -213,17 +214,16 @@ def _run(argv, door):
     """Runs what `argv` asks for; gives the exit code. Raises what the door tells."""
     if argv in (["--help"], ["-h"]):
         # Without argparse, whose import takes as long as all the rest.
-        door.write(help_text())
-        return 0
+        return 0 if door.write(help_text()) else 1
     action_name, typed, wants_help, wants_version = parse(argv)
     door.action_name, door.debug = action_name, bool(typed.get("debug"))
     if wants_version:
-        door.write(f"remotes {__version__}")
-        return 0
+        return 0 if door.write(f"remotes {__version__}") else 1
     if wants_help:
-        door.write(help_text(find_action(action_name).name if action_name else None))
-        return 0
+        text = help_text(find_action(action_name).name if action_name else None)
+        return 0 if door.write(text) else 1
     action = find_action(action_name)
+    door.has_emitted = action.name.endswith("_monitor")  # whose stdout is lines from the start
     context = build_context(action, typed, door.environ, door.tell, door.emit)
     door.form, door.debug = context.values["output"], context.values["debug"]
     if context.values["quiet"]:
@@ -255,7 +255,7 @@ def main(argv=None, environ=None):
     except RemotesError as error:
         return door.fail(error)
     except Interrupted as error:
-        return door.interrupted(error.number)
+        return door.interrupted(error)
     except Exception as error:
         return door.fault(error)
     finally:

@@ -142,7 +142,7 @@ class CommandsRun:
             row = {"command": item.command, "group": item.group}
             state = self.delivery.state(item.command)
             if state is not None:
-                row["would"] = f"not run: its result is kept ({state})"
+                row["would"] = f"not run: it was before, and is not settled ({state})"
             else:
                 row["would"] = "run"
                 row.update(self._preview_fields(item.command))

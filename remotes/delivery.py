@@ -170,13 +170,14 @@ class Delivery:
         return report
 
     def _kept_report(self, key):
-        """A report from what the journal holds."""
+        """A report from what the journal holds. What is damaged is lost, and is told."""
         try:
             output, result = self._host.result_key().decrypt(self.journal.body(key))
         except ValueError:
-            report = self._report(key, None, None)
-            report.why = "what is kept of its result cannot be read"
-            return report
+            self._tell(f"command {key[2]}: what was kept of its result cannot be read")
+            outcome = runner.interrupted("it ran, but what was kept of its result is damaged")
+            self._note_ended(key, outcome, self._host.result_key().encrypt(outcome.output, "[]"))
+            return self._report(key, outcome.output, [])
         return self._report(key, output, result)
 
     def _note_audit(self, key, outcome):
@@ -233,8 +234,8 @@ class Delivery:
         if state == "posting" and is_listed:
             is_listed = self._require_clear(entry, key[2])
         if state == "posting" and not is_listed:
-            self._presume(key)
             report = self._kept_report(key)
+            self._presume(key)
             report.delivery = PRESUMED
             self.add(report)
         elif state in ("posting", "ended") or (state == "presumed" and is_listed):

@@ -118,8 +118,12 @@ class ForeignServerError(SettingsError):
 
 
 class Interrupted(BaseException):
-    """Signal `number` ends this run. Like KeyboardInterrupt, it is no Exception."""
+    """Signal `number` ends this run. Like KeyboardInterrupt, it is no Exception.
+
+    `document`: as that of a RemotesError.
+    """
 
     def __init__(self, number):
         super().__init__(number)
         self.number = number
+        self.document = {}

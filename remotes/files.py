@@ -47,6 +47,12 @@ def write_all(descriptor, content):
         view = view[os.write(descriptor, view):]
 
 
+def require_writable(path, needed_bytes):
+    """An error of ours unless `needed_bytes` can be written beside `path` now."""
+    with told("write", path):
+        os.unlink(write_beside(path, bytes(needed_bytes)))
+
+
 def sync_folder(path):
     """Makes a rename or a new name in the folder of `path` survive a power cut."""
     if os.name == "nt":
@@ -147,7 +153,7 @@ class Lock:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         until = time.monotonic() + wait_seconds
         pause = 0.002
-        while not _try_lock(descriptor):
+        while not try_lock(descriptor):
             if time.monotonic() >= until:
                 holder = _holder(descriptor)
                 os.close(descriptor)
@@ -176,7 +182,8 @@ class Lock:
             self.release()
 
 
-def _try_lock(descriptor):
+def try_lock(descriptor):
+    """Locks an open file, if nobody else has it locked; whether it did."""
     if fcntl is None:
         import msvcrt
 

@@ -67,14 +67,18 @@ class Host:
             self._uuid = self.private_key().decrypt_text(encrypted, "the host's UUID")
         return self._uuid
 
-    def token(self):
-        """The host's own token as text. Errors: SettingsError."""
-        encrypted = self._settings.get("host", "token")
-        if encrypted is None:
+    def require_verified(self):
+        """SettingsError unless the settings hold a token."""
+        if not self.is_verified():
             raise SettingsError(
                 f"{self._settings.path} holds no verified host: finish with --action=new_host or"
                 " --action=host_verify"
             )
+
+    def token(self):
+        """The host's own token as text. Errors: SettingsError."""
+        self.require_verified()
+        encrypted = self._settings.get("host", "token")
         return self.private_key().decrypt_text(encrypted, "the host's token")
 
     def result_key(self):

@@ -5,9 +5,9 @@ before the thing that it notes happens. Entries of the same key fold into one: a
 line's fields go over the earlier one's. A line with `"state": "removed"` ends its key.
 A `body` (large: a kept result) stays in the file and is read when it is asked for.
 
-Guards: that what was noted is there after any crash; a torn last line is dropped; a
-line that cannot be read sets the file aside (under another name) and what can be read
-goes on; a newer version is left alone. Leaves alone: what the states mean, and
+Guards: one writer at a time; that what was noted is there after any crash; a torn last
+line is dropped; a line that cannot be read sets the file aside (under another name) and
+what can be read goes on; a newer version is left alone. Leaves alone: what the states mean, and
 locking: whoever appends holds the lock of his kind of run. Reading needs none.
 """
 
@@ -15,10 +15,11 @@ import contextlib
 import json
 import os
 import re
+import stat
 import time
 
 from remotes import files
-from remotes.errors import DiskFullError, SettingsError
+from remotes.errors import DiskFullError, LockedError, SettingsError
 
 VERSION = 1
 _START = b"--- "
@@ -90,15 +91,19 @@ class Journal:
         self.live_bytes = 0  # bytes of entries that are not settled, dead lines left out
         self._end = 0  # where the next line goes
         self._last = None  # (key, offset) of the last line
-        self._read()
-        if not for_reading:
+        if for_reading:
+            self._read()
+        else:
             self._open()
 
     # -- reading ---------------------------------------------------------------
 
     def _read(self):
+        """Folds the file's lines into the entries; gives how many cannot be read."""
         unreadable = 0
         with files.told("read", self.path), contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise SettingsError(f"{self.path} is no file; it is left alone")
             with open(self.path, "rb") as stream:
                 for line in stream:
                     if not line.endswith(b"\n"):
@@ -107,8 +112,7 @@ class Journal:
                     if fields is None or not self._take(fields, self._end, len(line)):
                         unreadable += 1
                     self._end += len(line)
-        if unreadable and not self._for_reading:
-            self._set_aside(unreadable)
+        return unreadable
 
     def _take(self, fields, offset, length):
         """Folds one line into the entries; False if it is not an entry."""
@@ -155,8 +159,6 @@ class Journal:
             f"{self.path} is damaged ({unreadable} lines cannot be read): it is kept as {aside};"
             f" {len(self.entries)} entries were saved, what the others held is not known"
         )
-        self._forget()
-        self._read()
 
     def _forget(self):
         self.entries, self._end, self._last, self.live_bytes = {}, 0, None, 0
@@ -184,6 +186,17 @@ class Journal:
                 self._descriptor = os.open(
                     self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o600
                 )
+                # The run has a lock, but somebody may have removed its file.
+                if not files.try_lock(self._descriptor) or not os.path.samestat(
+                        os.fstat(self._descriptor), os.stat(self.path)):
+                    raise LockedError(f"another run writes {self.path}")
+            unreadable = self._read()
+            if unreadable:
+                self._set_aside(unreadable)
+                self._reopen()
+                on_failure.pop_all()
+                return
+            with files.told("open", self.path):
                 if os.fstat(self._descriptor).st_size > self._end:
                     os.ftruncate(self._descriptor, self._end)
             if self._end == 0:
@@ -192,6 +205,12 @@ class Journal:
                     files.sync_folder(self.path)
             self.fold_if_mostly_dead()
             on_failure.pop_all()
+
+    def _reopen(self):
+        """Goes on with the file that was put in the place of the one that is open."""
+        self.close()
+        self._forget()
+        self._open()
 
     def _write(self, line, *, sync):
         with files.told("write", self.path):
@@ -266,10 +285,7 @@ class Journal:
         # Without room for a fold the long journal still serves.
         with contextlib.suppress(DiskFullError):
             files.replace(self.path, b"".join(self._folded(bodies)))
-            self.close()
-            self._forget()
-            self._read()
-            self._open()
+            self._reopen()
 
     def _folded(self, bodies):
         yield format_line({"journal": self.kind, "version": VERSION})

@@ -44,7 +44,8 @@ class PrivateKey:
             return self._key.decrypt(base64.b64decode(encrypted, validate=True), _OAEP).decode()
         except _UNREADABLE as error:
             raise SettingsError(
-                f"{what} cannot be decrypted with {self.path}: it was encrypted for another key"
+                f"{what} cannot be decrypted with {self.path}: it is damaged, or was encrypted for"
+                " another key"
             ) from error
 
     def sign_ok(self):

@@ -52,19 +52,23 @@ def _cell(value):
 
 def _table(document):
     """Single values as two columns, then each list of mappings as a table of its own."""
-    plain = {name: value for name, value in document.items() if not _is_rows(value)}
-    blocks = [_grid(["", ""], [[_cell(name), _cell(value)] for name, value in plain.items()])]
-    for name, rows in document.items():
-        if _is_rows(rows):
-            columns = list(dict.fromkeys(column for row in rows for column in row))
-            cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-            heads = [_cell(column) for column in columns]
-            blocks.append(f"{_cell(name)}\n" + _grid(heads, cells))
+    tables = {name: rows for name, value in document.items() if (rows := _rows(value))}
+    plain = [[_cell(name), _cell(value)] for name, value in document.items() if name not in tables]
+    blocks = [_grid(["", ""], plain)] if plain else []
+    for name, rows in tables.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+        blocks.append(f"{_cell(name)}\n" + _grid([_cell(column) for column in columns], cells))
     return "\n\n".join(blocks)
 
 
-def _is_rows(value):
-    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+def _rows(value):
+    """The rows in a list of mappings, or in a mapping of names to mappings; else None."""
+    if isinstance(value, dict) and all(isinstance(row, dict) for row in value.values()):
+        return [{"name": name, **row} for name, row in value.items()]
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
+        return value
+    return None
 
 
 def _grid(columns, rows):

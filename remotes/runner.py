@@ -66,12 +66,19 @@ class Runner:
         self._environ["REMOTES_SETTINGS"] = settings_path
         self._stop = stop
         self._process = None
+        self._others = set()  # children of this process that are no watcher's business
+        self._left_over = set()  # what commands that ended by themselves have left running
 
     def start(self):
         """Starts the watcher, if none is there, and does not wait for it."""
         if self._process is not None and self._process.poll() is not None:
             self._bury()  # somebody ended it between two commands
+            self._sweep()
         if hasattr(os, "fork") and self._process is None:
+            # What a watcher leaves behind when it is killed must not get away, either.
+            watcher.become_subreaper()
+            self._left_over = {process for process in self._left_over if not _reap(process)}
+            self._others = watcher.children()
             self._process = self._spawn()
 
     def run(self, source, *, settings, variables, timeout_seconds, name):
@@ -93,6 +100,7 @@ class Runner:
             reply, streams = self._ask(request, started + timeout_seconds + _STOP_LIMIT_SECONDS)
         except (EOFError, OSError, ValueError):
             self._bury()
+            self._sweep()
             why = "it brought down the process that watches it"
             return Outcome(CRASHED, why, time.monotonic() - started, f"[{CRASHED}] {why}\n")
         except BaseException:
@@ -126,6 +134,20 @@ class Runner:
                 pass  # what it had not read cannot be flushed any more
         process.wait()
 
+    def _sweep(self):
+        """Ends what a watcher that was brought down has left (Linux: it came back to us)."""
+        until = time.monotonic() + watcher.KILL_LIMIT_SECONDS
+        while time.monotonic() < until:
+            for process in watcher.children() - self._others - self._left_over:
+                _reap(process)
+            left = watcher.descendants(self._others | self._left_over)
+            if not left:
+                return
+            for process in left:
+                with contextlib.suppress(OSError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.01)
+
     def _spawn(self, *arguments, reads_errors=False):
         import subprocess  # takes time, and a run with nothing to do needs none
 
@@ -146,6 +168,7 @@ class Runner:
                             watcher.read_exactly(channel, tail), total))
         if reply["retires"]:
             self._bury()
+            self._left_over |= watcher.children() - self._others
         return reply, streams
 
     def _send(self, message):
@@ -217,6 +240,14 @@ class Runner:
                       f" {self.output_limit:,}\n")
         output = compose_output(*streams, notes, self.output_limit)
         return Outcome(ending, why, reply["seconds"], output, reply["result"])
+
+
+def _reap(process):
+    """Takes leave of a child that has ended; whether it is gone."""
+    try:
+        return os.waitpid(process, os.WNOHANG)[0] != 0
+    except OSError:
+        return True
 
 
 def _end_tree(process):

@@ -200,9 +200,9 @@ class Server:
 
     def _call(self, method, name, *, tail="", document=None, token=None):
         path = self._endpoints.get(name)
-        if not path:
+        if not path or not isinstance(path, str):
             raise SettingsError(
-                f"the settings have no endpoint {name}: ask for it with --action=discover"
+                f"the settings have no usable endpoint {name}: ask for it with --action=discover"
             )
         url = join(self.base, path)
         url = url + tail if url.endswith("/") or not tail else f"{url}/{tail}"

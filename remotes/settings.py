@@ -18,6 +18,8 @@ from remotes.errors import SettingsError
 VERSION = 1
 _SECTIONS = ("host", "server", "endpoints", "duplicati", "tasks")
 _LOCK_WAIT_SECONDS = 30.0
+# UUID and token are 684 characters each; an INI's copy is written, too.
+_LONGEST_CHANGE_BYTES = 8192
 _INI_SECTION = re.compile(r"^\[(host|server|endpoints)\]\s*$", re.MULTILINE)
 
 
@@ -161,6 +163,16 @@ class Settings:
             self.read()
             yield self.document
             self._write()
+
+    def require_writable(self):
+        """An error of ours unless a change could be written now.
+
+        For who is about to make the server do what cannot be undone, and must be kept.
+        """
+        lock = files.Lock(self.beside("lock"))
+        with lock.held(_LOCK_WAIT_SECONDS, "change of the settings"):
+            size = self.stamp_now()[2] if self.stamp_now() else 0
+            files.require_writable(self.path, size + _LONGEST_CHANGE_BYTES)
 
     def beside(self, name):
         """The path of a file that belongs to these settings.

@@ -117,7 +117,9 @@ class Transport:
                 ValueError) as error:
             # OSError: a certificate file that is missing; ValueError: an address or a
             # header that cannot be written (both come bare out of requests).
-            raise self._translated(error, url, late.is_set()) from error
+            # No cause where a header is wrong: it would show the token under --debug.
+            hides = isinstance(error, (requests.exceptions.InvalidHeader, UnicodeEncodeError))
+            raise self._translated(error, url, late.is_set()) from None if hides else error
         finally:
             guard.cancel()
         return Answer(response.status_code, response.headers, body, url)
@@ -181,8 +183,12 @@ class Transport:
             return _tls_error(address, reason)
         if isinstance(error, kinds.ProxyError):
             return UnavailableError(f"{address} cannot be reached through the proxy: {reason}")
+        if isinstance(error, (kinds.InvalidHeader, UnicodeEncodeError)):
+            return SettingsError(f"{address} cannot be asked: the token cannot stand in a header")
         if isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.MissingSchema,
-                              kinds.InvalidHeader, kinds.InvalidProxyURL)):
+                              kinds.InvalidProxyURL)) \
+                or any(isinstance(cause, urllib3.exceptions.LocationParseError)
+                       for cause in causes):
             return SettingsError(f"{address} cannot be asked: {reason}")
         if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
             return UnavailableError(f"{address} cannot be reached: {reason}")
@@ -274,8 +280,11 @@ def _reason(causes):
 
 
 def _tls_error(address, reason):
-    if "CERTIFICATE_VERIFY_FAILED" in reason or "certificate verify failed" in reason \
-            or "doesn't match" in reason:
+    if "mismatch" in reason or "doesn't match" in reason:
+        return CertificateError(
+            f"the certificate of {address} is for another name: {reason}; use the name it is for"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in reason or "certificate verify failed" in reason:
         return CertificateError(
             f"the certificate of {address} is not trusted: {reason}; if it is yours, name its CA"
             " with --ca_file"

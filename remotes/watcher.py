@@ -396,13 +396,13 @@ class Stream:
                 break
 
 
-def descendants():
-    """The processes below this one, zombies left out (Linux; elsewhere an empty list)."""
-    children = {}
+def process_table():
+    """{process: (its parent, whether it is a zombie)} of this system (Linux; else empty)."""
+    table = {}
     try:
         names = os.listdir("/proc")
     except OSError:
-        return []
+        return table
     for name in names:
         if name.isdigit():
             try:
@@ -410,14 +410,35 @@ def descendants():
                     fields = stream.read().rpartition(b")")[2].split()
             except OSError:
                 continue
-            if fields and fields[0] != b"Z":
-                children.setdefault(int(fields[1]), []).append(int(name))
+            if len(fields) > 1:
+                table[int(name)] = (int(fields[1]), fields[0] == b"Z")
+    return table
+
+
+def children():
+    """The processes whose parent this one is, zombies included."""
+    return {process for process, (parent, _) in process_table().items() if parent == os.getpid()}
+
+
+def descendants(spared=()):
+    """The processes below this one, zombies left out, and those below `spared`, too."""
+    table = process_table()
+    below = {}
+    for process, (parent, _) in table.items():
+        below.setdefault(parent, []).append(process)
     found, waiting = [], [os.getpid()]
     while waiting:
-        below = children.get(waiting.pop(), [])
-        found += below
-        waiting += below
-    return found
+        fresh = [process for process in below.get(waiting.pop(), []) if process not in spared]
+        found += fresh
+        waiting += fresh
+    return [process for process in found if not table[process][1]]
+
+
+def become_subreaper():
+    """Makes this process the parent of whatever is orphaned below it (Linux)."""
+    prctl = _prctl()
+    if prctl is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def signal_all(child, number):
@@ -580,9 +601,7 @@ def main():
     # and must not find its modules under bare names.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.modules["watcher"] = sys.modules["__main__"]
-    prctl = _prctl()
-    if prctl is not None:
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    become_subreaper()
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)

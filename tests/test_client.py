@@ -162,7 +162,8 @@ def test_help_names_every_action_option_and_code(words):
     result = inside.run(*words)
     assert (0, "") == (result.code, result.err)
     shown = {line.split()[0] for line in result.out.splitlines() if line.startswith("  ")}
-    assert {*ACTIONS, *(f"--{name}" for name in OPTIONS), *map(str, EXIT_CODES)} == shown
+    assert {*ACTIONS, *(f"--{name}" for name in (*OPTIONS, "help")),
+            *map(str, EXIT_CODES)} == shown
 
 
 @pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)

@@ -133,7 +133,9 @@ def test_command_get_tells_how_the_command_ended(serve, enroll):
     """4 if it failed, 10 if there is none such."""
     server = serve(site("raise ValueError"))
     host = enroll(server)
-    assert host.run("command_get", "--command=1").code == 4
+    failed = host.run("command_get", "--command=1")
+    assert (failed.code, failed.answer["exit"], failed.answer["kind"]) == (4, 4, "command_failed")
+    assert failed.err == f"client: command_get: {failed.answer['message']}\n"
     assert host.run("command_get", "--command=99").code == 10
 
 
@@ -425,18 +427,19 @@ def test_a_killed_client_takes_its_command_along_and_tells_later(serve, enroll, 
                                           (signal.SIGHUP, 129)])
 def test_a_signal_ends_client_and_command_and_is_told(serve, enroll, tmp_path, number, code):
     """Ctrl-C at the worst moment: JSON, 128 + n, the command is gone and reported later."""
-    server = serve(site({"command": long_command(tmp_path), "timeout": 600}))
+    server = serve(site("print('first')", {"command": long_command(tmp_path), "timeout": 600}))
     host = enroll(server)
     process = host.start("commands_process")
     until(lambda: len(pids_of(tmp_path)) == 2, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, json.loads(out)["exit"]) == (code, code)
+    assert [row["command"] for row in json.loads(out)["commands"]] == [1]
     assert err.count("\n") == 1
     assert not any(is_alive(pid) for pid in pids_of(tmp_path))
     result = host.run("commands_process")
     assert [row["ending"] for row in result.answer["commands"]] == ["interrupted"]
-    assert len(server.state.outputs()) == 1
+    assert len(server.state.outputs()) == 2
 
 
 def test_two_runs_at_once_do_not_meet(serve, enroll, tmp_path):
@@ -457,6 +460,22 @@ def test_two_runs_at_once_do_not_meet(serve, enroll, tmp_path):
     (tmp_path / "go").write_text("on")
     assert first.communicate(timeout=30) and first.returncode == 0
     assert runs(tmp_path / "log") == 1
+
+
+def test_a_removed_lock_does_not_let_a_second_run_in(serve, enroll, tmp_path):
+    """Somebody takes the lock for stale and removes it: the journal itself is locked, too."""
+    os.mkfifo(tmp_path / "go")
+    server = serve(site(f"{counting(tmp_path / 'log')}\n"
+                        f"open({str(tmp_path / 'go')!r}).read()", counting(tmp_path / "log2")))
+    host = enroll(server)
+    first = host.start("commands_process")
+    until(lambda: runs(tmp_path / "log") == 1, first)
+    (host.folder / "commands.lock").unlink()
+    assert host.run("commands_process").code == 11
+    (tmp_path / "go").write_text("on")
+    assert first.communicate(timeout=30) and first.returncode == 0
+    assert (runs(tmp_path / "log"), runs(tmp_path / "log2")) == (1, 1)
+    assert [row["command"] for row in server.state.outputs()] == [1, 2]
 
 
 # -- the matrix of kills ---------------------------------------------------------------------
@@ -533,6 +552,24 @@ def test_with_a_full_disk_nothing_is_run_and_nothing_lost(serve, enroll, tmp_pat
     assert (runs(tmp_path / "log"), server.state.outputs()) == (0, [])
     assert host.run("commands_process").code == 0
     assert (runs(tmp_path / "log"), len(server.state.outputs())) == (1, 1)
+
+
+def test_a_damaged_result_is_told_delivered_as_lost_and_not_run_again(serve, enroll, tmp_path):
+    """One flipped byte in what is kept: interrupted, recorded once, nothing blocked."""
+    server = serve(site(counting(tmp_path / "log")))
+    host = enroll(server)
+    server.fault = lambda stage, handler: refuse_posts(stage, handler, 401)
+    host.run("commands_process")
+    server.fault = None
+    journal = host.folder / "commands-journal.yml"
+    content = journal.read_text()
+    place = content.index('"body"') + 60
+    flipped = "A" if content[place] != "A" else "B"
+    journal.write_text(content[:place] + flipped + content[place + 1:])
+    result = host.run("commands_process")
+    assert (result.code, runs(tmp_path / "log")) == (0, 1), result
+    (row,) = server.state.outputs()
+    assert "damaged" in row["output"]
 
 
 def test_a_journal_full_of_results_stops_new_commands(serve, enroll, tmp_path):

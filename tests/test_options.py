@@ -232,7 +232,7 @@ def test_a_wrong_value_in_the_environment_is_usage():
     ({"actions": {"new_hots": {}}}, "unknown action new_hots; did you mean new_host?"),
     ({"actions": {"status": {"urll": "x"}}}, "actions: status: unknown option urll"),
     ({"actions": {"status": {"interval": 5}}}, "actions: status: it takes no interval"),
-    ({"options": {"settings": "/a"}}, "unknown option settings"),
+    ({"options": {"settings": "/a"}}, "settings cannot be said here"),
     ({"options": {"http_timeout": "soon"}}, "http_timeout must be a number of seconds"),
     ({"options": {"url": ["a"]}}, "url must be a text"), ({"options": {"force": 5}}, "true or"),
     ({"options": [1]}, "options must be a mapping"), ({"actions": 5}, "actions must be a mapping"),
@@ -301,16 +301,16 @@ def test_every_option_of_every_action_can_stand_in_its_section(tmp_path):
     (["--token=typed"], {"REMOTES_TOKEN": "environment"}, {"token": "config"}, "typed"),
     ([], {"REMOTES_TOKEN": "environment"}, {"token": "config"}, "environment"),
     ([], {}, {"token": "config"}, "config"),
-    (["--token_file=FILE"], {"REMOTES_TOKEN": "environment"}, {}, "from the file"),
-    ([], {"REMOTES_TOKEN_FILE": "FILE"}, {"token": "config"}, "from the file"),
-    ([], {}, {"token_file": "FILE"}, "from the file"),
+    (["--token_file=FILE"], {"REMOTES_TOKEN": "environment"}, {}, "from-the-file"),
+    ([], {"REMOTES_TOKEN_FILE": "FILE"}, {"token": "config"}, "from-the-file"),
+    ([], {}, {"token_file": "FILE"}, "from-the-file"),
     ([], {"REMOTES_TOKEN": "environment"}, {"token_file": "FILE"}, "environment"),
 ])
 def test_the_token_need_not_stand_on_a_command_line(place, key_pem, typed, environ, options,
                                                     expected):
     """From $REMOTES_TOKEN, a file or the config: what is said first counts."""
     folder, settings, config = place
-    (folder / "token").write_text("from the file\n")
+    (folder / "token").write_text("from-the-file\n")
     (folder / "key").write_text(key_pem[0])
     (folder / "key").chmod(0o600)
 
@@ -363,3 +363,16 @@ def test_config_shows_no_secret(place):
 def test_common_options_are_taken_by_every_action():
     """The ten of the table."""
     assert all(set(COMMON) <= set(option_names(action)) for action in ACTIONS.values())
+
+
+@pytest.mark.parametrize("token", ["# a note\nneedle", "needle\rx", "the needle",
+                                   "日本-needle", "needle\x00"])
+def test_a_token_that_cannot_travel_is_refused_and_not_shown(tmp_path, token):
+    """78 before anything is sent; not a word of it in stdout, stderr or --debug."""
+    path = tmp_path / "token"
+    path.write_text(token)
+    words = ["--action=host_register", f"--settings={tmp_path / 'settings.yml'}", "--debug"]
+    for result in (inside.run(*words, f"--token_file={path}"),
+                   inside.run(*words, f"--token={token}")):
+        assert 78 == result.code
+        assert "needle" not in result.out + result.err and "日" not in result.out + result.err

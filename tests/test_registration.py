@@ -513,3 +513,18 @@ def test_nothing_is_kept_of_a_server_that_is_none(tmp_path, manner):
     assert result.code in (75, 78)
     assert (result.code, 1) == (result.answer["exit"], result.err.count("\n"))
     assert not host.settings.exists()
+
+
+@pytest.mark.parametrize("action", ["host_register", "host_verify"])
+def test_nothing_is_asked_of_the_server_that_could_not_be_kept(serve, enroll, action):
+    """With a full disk neither registered nor verified: what exists on the server stays so."""
+    import resource
+
+    server = serve(site("print(1)"))
+    host = enroll(server)
+    host.run("host_status")  # the key's check is remembered now
+    before = server.state.hosts()
+    result = host.run(action, "--force", f"--token={REGISTRATION_TOKEN}", preexec_fn=lambda:
+                      resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    assert (75, "disk_full", before) == (result.code, result.answer["kind"], server.state.hosts())
+    assert 0 == host.run("host_status").code

@@ -432,6 +432,21 @@ def test_a_command_that_stops_its_watcher_does_not_hold_the_client_for_good(
     eventually(lambda: not marked(mark), "the end of the watcher and of the command")
 
 
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
+def test_nothing_of_a_command_outlives_the_watcher_it_brought_down(
+        run, mark, monkeypatch, number):
+    """Children in sessions of their own, deaf to SIGTERM: all are ended, a daemon is not."""
+    monkeypatch.setattr(runner_module, "_STOP_LIMIT_SECONDS", 0.3)
+    daemon = result_of(run("import subprocess\n__RESULT__ = [subprocess.Popen(['sleep', '600'],"
+                           " start_new_session=True).pid]", 60))[0]
+    outcome = run("import os, signal, subprocess, time\n"
+                  "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                  "subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+                  "if os.fork() == 0:\n    os.setsid()\n    time.sleep(600)\n"
+                  f"os.kill(os.getppid(), signal.{number})\ntime.sleep(600)", 0.3)
+    assert (CRASHED, {daemon}) == (outcome.ending, set(marked(mark)))
+
+
 def test_a_watcher_that_ended_between_two_commands_is_replaced(run, runner):
     """Nobody's crash: the next command runs."""
     run("pass")

@@ -27,12 +27,18 @@ def actions_table():
     return "\n".join(rows)
 
 
+def shown_default(option):
+    """The default of an option as people write it."""
+    if option.default is None:
+        return ""
+    return f"{option.default:g}" if isinstance(option.default, float) else str(option.default)
+
+
 def options_table():
     """The options as a Markdown table."""
     rows = ["| option | what it is | default |", "|---|---|---|"]
     for option in OPTIONS.values():
-        default = "" if option.default is None else f"{option.default:g}" \
-            if isinstance(option.default, float) else str(option.default)
+        default = shown_default(option)
         mark = " (every action)" if option.name in COMMON else ""
         rows.append(f"| `--{option.name}` | {option.help}{mark} | {default} |")
     return "\n".join(rows)

@@ -5,7 +5,7 @@ import time
 
 from remotes.actions.context import Reply
 from remotes.actions.registration import Action
-from remotes.errors import LockedError, NotFoundError, RemotesError
+from remotes.errors import Interrupted, LockedError, NotFoundError, RemotesError
 
 FAMILY = "commands"
 _RUN_OPTIONS = ("output_limit", "journal_limit", "lock_wait")
@@ -20,9 +20,17 @@ def command_get(context):
     with _commands_run(context) as run:
         run.run_one(context.values["command"], force=context.values["force"])
         report = run.delivery.reports[-1]
-    has_failed = report.ending != "completed"
-    code = 3 if report.delivery == "set aside" else 4 if has_failed else 0
-    return Reply({"status": "OK" if code == 0 else "ERROR", **report.answer()}, code)
+    if report.delivery == "set aside":
+        return Reply({**_failure(3, "set_aside", report.line()), **report.answer()}, 3)
+    if report.ending != "completed":
+        context.tell(f"client: command_get: {report.line()}")
+        return Reply({**_failure(4, "command_failed", report.line()), **report.answer()}, 4)
+    return Reply({"status": "OK", **report.answer()})
+
+
+def _failure(code, kind, message):
+    """What the answer of every failure begins with."""
+    return {"status": "ERROR", "exit": code, "kind": kind, "message": message}
 
 
 def command_post(context):
@@ -91,6 +99,9 @@ def _drop(context, number):
 def commands_monitor(context):
     from remotes import daemon, files
 
+    host = context.host()
+    context.server(host)  # a service without a server or a host is told now, and ends (78)
+    host.require_verified()
     manager = context.service_manager()
     stop = daemon.StopFlag(context.values["grace"], manager.beat, manager.beat_seconds)
     lock = files.Lock(context.settings.beside("commands-monitor.lock"))
@@ -199,7 +210,7 @@ def _reports_in_error(run):
     """What was done before a failure belongs into its answer."""
     try:
         yield
-    except RemotesError as error:
+    except (RemotesError, Interrupted) as error:
         error.document["commands"] = [report.answer() for report in run.delivery.reports]
         raise
 
@@ -209,12 +220,16 @@ def _reply(run, context):
     reports = run.delivery.reports
     is_aside = any(report.delivery == "set aside" for report in reports)
     has_failed = any(report.ending != "completed" for report in reports)
-    code = 3 if is_aside else 0
-    if not code and has_failed and "fail_on_command" in context.values.names \
-            and context.values["fail_on_command"]:
-        code = 4
-    return Reply({"status": "ERROR" if code else "OK",
-                  "commands": [report.answer() for report in reports]}, code)
+    fails = "fail_on_command" in context.values.names and context.values["fail_on_command"]
+    answers = [report.answer() for report in reports]
+    if is_aside:
+        message = "a result was set aside, or a command could not be read"
+        return Reply({**_failure(3, "set_aside", message), "commands": answers}, 3)
+    if has_failed and fails:
+        message = "a command ended in an error"
+        context.tell(f"client: commands_process: {message}")
+        return Reply({**_failure(4, "command_failed", message), "commands": answers}, 4)
+    return Reply({"status": "OK", "commands": answers})
 
 
 ACTIONS = (

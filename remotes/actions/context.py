@@ -46,7 +46,9 @@ class Context:
         certificate = values["client_certificate"]
         for name in ("ca_file", "client_certificate", "client_key"):
             if values[name] is not None and not os.path.isfile(values[name]):
-                raise SettingsError(f"--{name} {values[name]}: no such file")
+                raise SettingsError(f"--{name} {values[name]}: there is no such file")
+        if values["client_key"] is not None and certificate is None:
+            raise SettingsError("--client_key is of no use without --client_certificate")
         return Transport(
             timeout_seconds=values["http_timeout"], ca_file=values["ca_file"],
             certificate=(certificate, values["client_key"] or certificate) if certificate else None,
@@ -66,8 +68,9 @@ class Context:
 
         base = self.settings.get("server", "url")
         if base is None:
+            found = "names no server" if self.settings.stamp else "is not there"
             raise SettingsError(
-                f"{self.settings.path} names no server: begin with --action=new_host, or with"
+                f"{self.settings.path} {found}: begin with --action=new_host, or with"
                 " --action=status --url"
             )
         endpoints = dict(self.settings.document.get("endpoints") or {})

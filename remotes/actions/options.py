@@ -58,6 +58,8 @@ COMMON = ("settings", "config", "http_timeout", "ca_file", "client_certificate",
 SYSTEM_CONFIG = "/etc/remotes/config.yml"
 _CONFIG_SECTIONS = ("options", "actions", "policy")
 _SIZE_UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+_MORE_THAN_0 = ("http_timeout", "interval")
+_MOST_SECONDS = 1e9
 _FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True,
                "false": False, "no": False, "off": False, "0": False}
 
@@ -75,9 +77,11 @@ def convert(option, value, where):
     try:
         return _CONVERTERS[option.kind if isinstance(option.kind, str) else "choice"](option, value)
     except (ValueError, TypeError, AttributeError, OverflowError):
-        wanted = {"seconds": "a number of seconds, 0 or more", "count": "a whole number",
+        least = "more than 0" if option.name in _MORE_THAN_0 else "0 or more"
+        wanted = {"seconds": f"a number of seconds, {least}, below {_MOST_SECONDS:.0e}",
+                  "count": "a whole number",
                   "size": "a number of bytes (K, M and G are known)", "flag": "true or false",
-                  "text": "a text", "path": "a path"}
+                  "text": "a text that is not empty", "path": "a path"}
         kind = wanted[option.kind] if isinstance(option.kind, str) \
             else "one of " + ", ".join(option.kind)
         raise UsageError(f"{where}: {option.name} must be {kind}") from None
@@ -97,9 +101,9 @@ def _to_path(option, value):
 
 def _to_seconds(option, value):
     seconds = float(value)
-    if isinstance(value, bool) or not 0 <= seconds < 1e10:
+    if isinstance(value, bool) or not 0 <= seconds < _MOST_SECONDS:
         raise ValueError
-    if seconds == 0 and option.name in ("http_timeout", "interval"):
+    if seconds == 0 and option.name in _MORE_THAN_0:
         raise ValueError
     return seconds
 
@@ -162,7 +166,10 @@ class Config:
     def _check_options(self, options, where):
         for name, value in options.items():
             option = OPTIONS.get(name)
-            if option is None or name in ("settings", "config"):
+            if name in ("settings", "config"):
+                raise SettingsError(f"{self.path}: {where}: {name} cannot be said here: use the"
+                                    f" command line, or $REMOTES_{name.upper()}")
+            if option is None:
                 raise SettingsError(f"{self.path}: {where}: unknown option {name}"
                                     + nearest(str(name), OPTIONS))
             try:
@@ -241,9 +248,9 @@ class Values:
 
     def token(self):
         """The registration token: as it stands, or from its file, where it is said first."""
-        for _, values in self._layers:
+        for source, values in self._layers:
             if values.get("token"):
-                return values["token"]
+                return _checked_secret(values["token"], f"the token ({source})")
             if values.get("token_file"):
                 return _read_secret(values["token_file"])
         return None
@@ -254,7 +261,8 @@ class Values:
                    if (self.token() if name == "token" else self[name]) is None]
         if missing:
             names = " and ".join(f"--{name}" for name in missing)
-            raise UsageError(f"--action={self._action.name} needs {names}")
+            hint = " (or --token_file, or $REMOTES_TOKEN)" if "token" in missing else ""
+            raise UsageError(f"--action={self._action.name} needs {names}{hint}")
 
 
 def _from_environment(names, environ):
@@ -276,4 +284,11 @@ def _read_secret(path):
         raise SettingsError(f"cannot read the token file {path}: {reason}") from error
     if not secret:
         raise SettingsError(f"the token file {path} is empty")
+    return _checked_secret(secret, f"the token file {path}")
+
+
+def _checked_secret(secret, where):
+    """A token that can travel in a header. The message tells where it is, not what it is."""
+    if not (secret.isascii() and secret.isprintable() and " " not in secret):
+        raise SettingsError(f"{where} must be one word of plain characters, on one line")
     return secret

@@ -148,6 +148,7 @@ def _host_register(context):
             "message": "this host is registered; --force would register a second one in its place"
                        " and forget the first, its token and its place in groups",
         })
+    context.settings.require_writable()
     answer = context.server().host_register(host.private_key().public_pem(),
                                             context.values.token())
     uuid = host.private_key().decrypt_text(answer["encrypted"], "the new host's UUID")
@@ -172,6 +173,7 @@ def _host_verify(context):
             "message": "this host is verified; --force would verify it again: the server makes it a"
                        " new user with a new token, and the present token is refused from then on",
         })
+    context.settings.require_writable()
     answer = context.server().host_verify(host.uuid(), host.private_key().sign_ok(),
                                           context.values.token())
     host.private_key().decrypt_text(answer["encrypted"], "the new host's token")
