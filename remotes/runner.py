@@ -101,7 +101,7 @@ class Runner:
         except (EOFError, OSError, ValueError):
             self._bury()
             self._sweep()
-            why = "it brought down the process that watches it"
+            why = "the process that watches it was brought down"
             return Outcome(CRASHED, why, time.monotonic() - started, f"[{CRASHED}] {why}\n")
         except BaseException:
             self.close()

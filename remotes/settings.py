@@ -9,6 +9,7 @@ clear: `host.uuid` and `host.token` are kept as they came, encrypted for this ho
 """
 
 import contextlib
+import copy
 import os
 import re
 
@@ -153,7 +154,7 @@ class Settings:
 
     @contextlib.contextmanager
     def changing(self):
-        """Gives the document to change, as it is now on the disk; writes it at the end.
+        """Gives the document to change, as it is now on the disk; writes it if it was.
 
         Under the lock (waited for, 30 s), so that two runs never lose each other's
         change. If the body raises, nothing is written. The lock is not for network.
@@ -161,8 +162,10 @@ class Settings:
         lock = files.Lock(self.beside("lock"))
         with lock.held(_LOCK_WAIT_SECONDS, "change of the settings"):
             self.read()
+            before = copy.deepcopy(self.document)
             yield self.document
-            self._write()
+            if self.document != before:
+                self._write()
 
     def require_writable(self):
         """An error of ours unless a change could be written now.

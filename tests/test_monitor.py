@@ -290,7 +290,7 @@ def test_sighup_with_another_interval_is_heard(serve, enroll, monitor, tmp_path)
     host, config = enroll(server), tmp_path / "config.yml"
     config.write_text("options: {grace: 5}\nactions: {commands_monitor: {interval: 3000}}")
     with service_manager(host, tmp_path) as line:
-        running = Monitor(host.start("commands_monitor", f"--config={config}"))
+        running = monitor(host, f"--config={config}", interval=None)
         hear(line, "STATUS=waiting for the next turn")
         server.state.load(site("print('soon')"))
         config.write_text("options: {interval: 0.2}")
