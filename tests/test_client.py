@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import client
 from remotes import __version__
 from remotes.actions import ACTIONS, OPTIONS
-from remotes.actions.registration import Action
+from remotes.actions.context import Action
 from remotes.errors import EXIT_CODES
 from tests import inside, rude
 from tests.conftest import CLIENT, PROJECT, Host, encrypt, site

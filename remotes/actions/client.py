@@ -1,8 +1,7 @@
 """Actions on this client itself."""
 
-from remotes.actions.context import Reply
+from remotes.actions.context import Action, Reply
 from remotes.actions.options import OPTIONS
-from remotes.actions.registration import Action
 
 FAMILY = "client"
 _MASKED = "********"

@@ -3,8 +3,7 @@
 import contextlib
 import time
 
-from remotes.actions.context import Reply
-from remotes.actions.registration import Action
+from remotes.actions.context import Action, Reply
 from remotes.errors import Interrupted, LockedError, NotFoundError, RemotesError
 
 FAMILY = "commands"
@@ -18,7 +17,8 @@ def commands_list(context):
 
 def command_get(context):
     with _commands_run(context) as run:
-        run.run_one(context.values["command"], force=context.values["force"])
+        with _reports_in_error(run):
+            run.run_one(context.values["command"], force=context.values["force"])
         report = run.delivery.reports[-1]
     if report.delivery == "set aside":
         return Reply({**_failure(3, "set_aside", report.line()), **report.answer()}, 3)

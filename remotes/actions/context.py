@@ -1,4 +1,4 @@
-"""What an action works with: option values, settings, and the objects made from them.
+"""What an action is and works with: option values, settings, the objects made from them.
 
 Guards: that each thing is made when it is first needed, and not before (imports are
 paid for at every cron turn). Leaves alone: what the actions do.
@@ -10,6 +10,8 @@ from collections import namedtuple
 from remotes import __version__
 from remotes.errors import SettingsError
 
+# name, summary, family, options it needs, options it takes, function (Context -> Reply).
+Action = namedtuple("Action", "name summary family needs takes run")
 # What an action gives back: the JSON document (None: all was emitted) and the exit code.
 Reply = namedtuple("Reply", "document exit_code", defaults=(0,))
 

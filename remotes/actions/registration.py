@@ -5,13 +5,10 @@ broken off anywhere and run again.
 """
 
 import os
-from collections import namedtuple
 
-from remotes.actions.context import Reply
+from remotes.actions.context import Action, Reply
 from remotes.errors import RemotesError, SettingsError, UsageError
 
-# name, summary, family, options it needs, options it takes, function.
-Action = namedtuple("Action", "name summary family needs takes run")
 FAMILY = "registration"
 _KEPT_FILES = ("ca_file", "client_certificate", "client_key")
 
