@@ -160,11 +160,11 @@ def _commands_run(context, stop=None):
 
     values, settings = context.values, context.settings
     with contextlib.ExitStack() as stack:
-        lock = _commands_lock(context)
-        stack.enter_context(lock.held(values["lock_wait"], "run of commands"))
         host = context.host(converts_ini=True)
         server = context.server(host)
         stack.callback(server.close)
+        lock = _commands_lock(context)
+        stack.enter_context(lock.held(values["lock_wait"], "run of commands"))
         journal = _journal(context)
         stack.callback(journal.close)
         command_runner = Runner(settings.path, output_limit=values["output_limit"],
