@@ -528,7 +528,7 @@ def test_killed_at_every_write_it_runs_once_and_records_once(serve, enroll, tmp_
     points = count_points(serve, enroll, tmp_path)
     for point in range(2, points):
         check_kill_point(serve, enroll, tmp_path, point)
-    print(f"\nkilled at each of {points - 2} points around every write")
+    print(f"\nkilled at each of {points - 2} points around every write", file=sys.stderr)
 
 
 # -- bad surroundings ----------------------------------------------------------------------

@@ -107,7 +107,7 @@ class World:
 
 def check_delivery(folder, key_pem, commands, faults, seed):
     seed = int(os.environ.get("REMOTES_SEED", seed))
-    print(f"\nREMOTES_SEED={seed}")
+    print(f"\nREMOTES_SEED={seed}", file=sys.stderr)
     world = World(folder, key_pem, seed, commands, faults)
     try:
         world.run()
@@ -121,7 +121,7 @@ def check_delivery(folder, key_pem, commands, faults, seed):
     interrupted = sum("interrupted" in output for _, output in world.outputs())
     print(f"{world.faults()} faults over {commands} commands in {sum(world.codes.values())} runs:"
           f" {dict(struck)}, killed at random {world.kills}; exits {dict(world.codes)};"
-          f" {interrupted} reported as interrupted")
+          f" {interrupted} reported as interrupted", file=sys.stderr)
     assert (seed, recorded) == (seed, collections.Counter(numbers))
     assert (seed, [number for number in numbers if ran[number] > 1]) == (seed, [])
     assert (seed, interrupted + len(ran)) >= (seed, commands)
