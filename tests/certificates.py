@@ -19,8 +19,16 @@ class Authority:
         self._folder = folder
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._builder(self._name, self._key, _END).add_extension(
-            x509.BasicConstraints(True, None), True).sign(self._key, hashes.SHA256())
+        usage = dict.fromkeys(
+            ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+             "key_agreement", "encipher_only", "decipher_only"), False)
+        # Python 3.13 and newer take no authority without the last two of these.
+        certificate = (
+            self._builder(self._name, self._key, _END)
+            .add_extension(x509.BasicConstraints(True, None), True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), False)
+            .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), True)
+            .sign(self._key, hashes.SHA256()))
         self.ca_file = str(folder / f"{name}.pem")
         (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -37,8 +45,12 @@ class Authority:
         except ValueError:
             alternative = x509.DNSName(name)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._builder(subject, key, end).add_extension(
-            x509.SubjectAlternativeName([alternative]), False).sign(self._key, hashes.SHA256())
+        certificate = (
+            self._builder(subject, key, end)
+            .add_extension(x509.SubjectAlternativeName([alternative]), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(
+                self._key.public_key()), False)
+            .sign(self._key, hashes.SHA256()))
         files = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files[1].write_bytes(key.private_bytes(
