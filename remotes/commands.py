@@ -13,11 +13,11 @@ import hashlib
 from remotes import keys, runner
 from remotes.delivery import SET_ASIDE, Report
 from remotes.errors import (
-    LoginError,
     NotFoundError,
+    RefusedError,
     RemotesError,
     SettingsError,
-    UnavailableError,
+    UnreadableError,
 )
 
 DEFAULT_TIMEOUT_SECONDS = 300.0
@@ -26,7 +26,7 @@ DEFAULT_TIMEOUT_SECONDS = 300.0
 class FetchedCommand:
     """A command as it is run: texts in clear, `timeout_seconds`, `sha256` of its source.
 
-    Made from the server's answer. RemotesError if that is no command, or is encrypted
+    Made from the server's answer. UnreadableError if that is no command, or is encrypted
     with something else than it says.
     """
 
@@ -50,7 +50,7 @@ class FetchedCommand:
             self.timeout_seconds = _timeout_seconds(document.get("timeout"))
             self.sha256 = hashlib.sha256(self.source.encode("utf-8", "replace")).hexdigest()
         except (KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
-            raise RemotesError(f"it cannot be read: {error or type(error).__name__}") from error
+            raise UnreadableError(f"it cannot be read: {error or type(error).__name__}") from error
 
 
 def _timeout_seconds(value):
@@ -152,9 +152,7 @@ class CommandsRun:
     def _preview_fields(self, command):
         try:
             fetched = self._fetch(command)
-        except (UnavailableError, LoginError):
-            raise
-        except RemotesError as error:
+        except (RefusedError, NotFoundError, UnreadableError) as error:
             return {"would": f"not run: {error}"}
         return {"name": fetched.name, "timeout": fetched.timeout_seconds,
                 "sha256": fetched.sha256, "source": fetched.source,
@@ -168,9 +166,7 @@ class CommandsRun:
             if must_be_there:
                 raise
             return  # taken from the list meanwhile
-        except (UnavailableError, LoginError, SettingsError):
-            raise
-        except RemotesError as error:
+        except (RefusedError, UnreadableError) as error:
             report = Report(command, group, None)
             report.ending, report.why, report.delivery = "unreadable", str(error), SET_ASIDE
             self._tell(f"command {command} is left out: {error}")
@@ -196,7 +192,7 @@ class CommandsRun:
         document = self._server.command_get(command)
         fetched = FetchedCommand(document, self._host.private_key())
         if fetched.command != command:
-            raise RemotesError(f"the server gave command {fetched.command!r:.40} for {command}")
+            raise UnreadableError(f"the server gave command {fetched.command!r:.40} for {command}")
         return fetched
 
     def _require_room(self):

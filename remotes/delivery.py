@@ -22,9 +22,11 @@ import time
 
 from remotes import runner
 from remotes.errors import (
+    CertificateError,
     LoginError,
+    NotFoundError,
+    RefusedError,
     RemotesError,
-    SettingsError,
     TooLargeError,
     UnavailableError,
 )
@@ -279,8 +281,8 @@ class Delivery:
     def _deliver(self, key, report, body=None):
         """Posts a kept result until it is clear what became of it.
 
-        Adds the report in any case. Errors: UnavailableError, LoginError, SettingsError:
-        it stays kept, and this turn ends.
+        Adds the report in any case. Errors: UnavailableError, LoginError, CertificateError,
+        SettingsError: it stays kept, and this turn ends.
         """
         try:
             report.delivery = self._post(key, body or self.journal.body(key))
@@ -311,12 +313,10 @@ class Delivery:
                 if tries == _POSTS_A_TURN or not error.maybe_done:
                     self._note_failure(key, error)
                     raise
-            except LoginError:
-                self.journal.note(key, state="ended")
+            except (LoginError, CertificateError):
+                self.journal.note(key, state="ended")  # it was not even looked at
                 raise
-            except SettingsError:
-                raise
-            except RemotesError as error:
+            except (RefusedError, NotFoundError) as error:
                 return self._set_aside(key, error)
             else:
                 self.journal.remove(key)

@@ -1,7 +1,9 @@
 """Every way in which this program can fail, and the exit code of each.
 
-    RemotesError             1  the server said no, or not otherwise classed
+    RemotesError             1  not otherwise classed
+    ├── RefusedError         1    the server said no, for good: 400, 403 without a login's fault
     ├── TooLargeError        1    413: what was sent is too large for the server
+    ├── UnreadableError      1    what the server gave as a command is none
     ├── UsageError           2  the command line is wrong
     ├── NotFoundError       10  no such command
     ├── LockedError         11  another run holds the lock
@@ -54,8 +56,16 @@ class RemotesError(Exception):
         self.document = document or {}
 
 
+class RefusedError(RemotesError):
+    kind = "refused"
+
+
 class TooLargeError(RemotesError):
     kind = "too_large"
+
+
+class UnreadableError(RemotesError):
+    kind = "unreadable"
 
 
 class UsageError(RemotesError):

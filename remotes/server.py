@@ -14,7 +14,7 @@ from remotes.errors import (
     ForeignServerError,
     LoginError,
     NotFoundError,
-    RemotesError,
+    RefusedError,
     SettingsError,
     TooLargeError,
     UnavailableError,
@@ -192,7 +192,7 @@ class Server:
         """POST {"output", "result"}, both encrypted. Returns when the server has recorded it.
 
         Errors: UnavailableError with `maybe_done` where it is not known; TooLargeError
-        (413); LoginError; other RemotesError: refused for good, nothing recorded.
+        (413); LoginError; RefusedError, NotFoundError: for good, nothing recorded.
         """
         self._call("POST", "command_post", tail=f"{command}/", document=body)
 
@@ -238,16 +238,7 @@ class Server:
         where = f"{urllib.parse.urlsplit(answer.url).path} on {self.base}"
         what = f"{where} answers {status}" + (f": {answer.summary()}" if answer.body else "")
         if 200 <= status < 300:
-            if isinstance(document, dict) and document.get("status") != "ERROR":
-                return document
-            if isinstance(document, dict):
-                raise RemotesError(what, answer=said)
-            if said is None and not is_first_contact:
-                raise UnavailableError(
-                    f"{what} (a page, not the server's answer: is a proxy before it?)",
-                    kind="proxy_page", maybe_done=True,
-                )
-            raise ForeignServerError(f"{what} (no answer of a Django Remotes server)", answer=said)
+            return _judge_success(document, what, is_first_contact)
         if status in _REDIRECTS:
             target = answer.headers.get("Location", "")
             raise ForeignServerError(
@@ -275,4 +266,19 @@ class Server:
             if is_first_contact:
                 raise ForeignServerError(f"{what} (no Django Remotes server is there)", answer=said)
             raise NotFoundError(what, answer=said)
-        raise RemotesError(what, answer=said)
+        raise RefusedError(what, answer=said)
+
+
+def _judge_success(document, what, is_first_contact):
+    """The JSON object of an answer of 2xx; an error of ours if it is none, or says ERROR."""
+    said = document if document is not NOT_JSON else None
+    if isinstance(document, dict) and document.get("status") != "ERROR":
+        return document
+    if isinstance(document, dict):
+        raise RefusedError(what, answer=said)
+    if said is None and not is_first_contact:
+        raise UnavailableError(
+            f"{what} (a page, not the server's answer: is a proxy before it?)",
+            kind="proxy_page", maybe_done=True,
+        )
+    raise ForeignServerError(f"{what} (no answer of a Django Remotes server)", answer=said)

@@ -182,7 +182,11 @@ class Transport:
         if isinstance(error, kinds.SSLError):
             return _tls_error(address, reason)
         if isinstance(error, kinds.ProxyError):
-            return UnavailableError(f"{address} cannot be reached through the proxy: {reason}")
+            # urllib3 before 2 says so of any break behind a proxy, in the middle of an answer, too.
+            is_unsent = any(isinstance(cause, urllib3.exceptions.NewConnectionError)
+                            for cause in causes)
+            return UnavailableError(f"{address} cannot be reached through the proxy: {reason}",
+                                    maybe_done=not is_unsent)
         if isinstance(error, (kinds.InvalidHeader, UnicodeEncodeError)):
             return SettingsError(f"{address} cannot be asked: the token cannot stand in a header")
         if isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.MissingSchema,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.conftest import PROJECT, site
 
 COUNTING = "with open({path!r}, 'a') as stream:\n    stream.write('ran\\n')\nprint('done')"
@@ -593,6 +594,35 @@ def test_a_revoked_token_keeps_the_result(serve, enroll, tmp_path):
     server.fault = None
     assert host.run("commands_process").code == 0
     assert (runs(tmp_path / "log"), len(server.state.outputs())) == (1, 1)
+
+
+def test_a_certificate_that_is_no_longer_trusted_keeps_the_result(serve, enroll, tmp_path):
+    """Swapped between fetch and post: 14, and the result is not set aside, but sent later."""
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "stranger").mkdir()
+    authority = Authority(tmp_path / "ca")
+    trusted = authority.sign("127.0.0.1")
+    strange = Authority(tmp_path / "stranger").sign("127.0.0.1")
+    context = authority.context()
+    server = serve(site(counting(tmp_path / "log"), "print(2)"), ssl_context=context)
+    host = enroll(server)
+
+    def swap(stage, handler):
+        if stage == "after" and "/get/1/" in handler.path:
+            handler.close_connection = True
+            context.load_cert_chain(*strange)
+        return False
+
+    server.fault = swap
+    result = host.run("commands_process", f"--ca_file={authority.ca_file}")
+    assert (result.code, result.answer["kind"]) == (14, "certificate"), result
+    again = host.run("commands_process", f"--ca_file={authority.ca_file}")
+    assert (again.code, [row["command"] for row in server.state.outputs()]) == (14, [])
+    server.fault = None
+    context.load_cert_chain(*trusted)
+    assert host.run("commands_process", f"--ca_file={authority.ca_file}").code == 0
+    assert (runs(tmp_path / "log"), [row["command"] for row in server.state.outputs()]) == (
+        1, [1, 2])
 
 
 def test_what_is_kept_is_encrypted(serve, enroll, tmp_path):

@@ -288,6 +288,16 @@ def test_a_proxy_that_gives_no_tunnel_is_for_now(monkeypatch, manner):
         assert ("CONNECT", 75) == (proxy.requests[0].method, error.exit_code)
 
 
+@pytest.mark.parametrize("manner", [rude.close_early, rude.reset], ids=["closes", "resets"])
+def test_what_breaks_behind_a_proxy_may_have_been_done(monkeypatch, manner):
+    """The request was sent: the server may have it, whatever urllib3 calls the fault."""
+    monkeypatch.setenv("no_proxy", "")
+    with Rude(manner) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        error = failure("http://remotes.test/api/status/")
+        assert (75, True) == (error.exit_code, error.maybe_done)
+
+
 def test_a_dribble_through_a_proxy_ends_too(monkeypatch):
     """The connection to a proxy is guarded like any other."""
     monkeypatch.setenv("no_proxy", "")
