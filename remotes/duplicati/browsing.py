@@ -224,9 +224,12 @@ class Browser:
         whole path; `[…]` is a regular expression for the whole path.
         """
         if self._has_v2 and not re.fullmatch(r"\[.*\]|\{.*\}", pattern, re.DOTALL):
-            rows = self._pages("v2/backup/search", {
-                "Paths": None, "Filters": [pattern], "Version": [version.number]})
-            return [_v2_entry(row) for row in rows if row.get("Version") == version.number]
+            which = {"Version": [version.number]}
+            if self._is_temporary:  # its database holds the one version, under a number of its own
+                which = {"Time": version.stamp}
+            rows = self._pages("v2/backup/search", {"Paths": None, "Filters": [pattern], **which})
+            return [_v2_entry(row) for row in rows
+                    if self._is_temporary or row.get("Version") == version.number]
         if not re.search(r"[*?]|^\[.*\]$|^\{.*\}$", pattern, re.DOTALL):
             pattern = f"*{pattern}*"
         return self._v1_files(version, pattern)

@@ -13,8 +13,9 @@ Source: protocol page of Duplicati, §3.6, §3.7, and §2.7 for the old generati
 import json
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from remotes.duplicati import outcomes, tasks
 from remotes.duplicati.browsing import Entry, Version
 from remotes.errors import ForeignServerError, NotFoundError, RemotesError, UsageError
 
@@ -131,15 +132,6 @@ def _question(values, is_legacy):
     return {"form": form}
 
 
-def task_number(said):
-    """The number of the task that an answer of `restore`, `repair` and the like names."""
-    for name in ("ID", "TaskID"):
-        number = said.get(name) if isinstance(said, dict) else None
-        if type(number) is int:
-            return number
-    raise ForeignServerError("the server starts something and names no task", answer=said)
-
-
 def came_back(result):
     """What the result row (mapping) of a restore says that came back, and what did not.
 
@@ -175,33 +167,40 @@ def temporary_document(target_url, passphrase=None):
 
 
 def exported_document(export, passphrase=None):
-    """The document of a temporary backup from an export's (parsed JSON): target and settings.
+    """The document of a temporary backup from an export: its target and its settings.
 
-    `passphrase` is for exports that were made without passwords.
-    Errors: UsageError if it is none, or if the backup is encrypted and nobody knows how.
+    `export`: what a server or this program exported, parsed; `passphrase` replaces its own,
+    or fills in for one that was left out.
+    Errors: UsageError if it is no export, or if the backup is encrypted and nobody knows how.
     """
-    backup = export.get("Backup") if isinstance(export, dict) else None
+    backup = export.get("Backup", export) if isinstance(export, dict) else None
     target = backup.get("TargetURL") if isinstance(backup, dict) else None
-    settings = backup.get("Settings") or [] if isinstance(backup, dict) else None
-    if not isinstance(target, str) or not isinstance(settings, list) \
-            or not all(isinstance(row, dict) and isinstance(row.get("Name"), str)
-                       for row in settings):
-        raise UsageError("--config_file is no exported backup: it has no Backup with a TargetURL")
+    settings = _named_settings(backup.get("Settings")) if isinstance(target, str) else None
+    if settings is None:
+        raise UsageError("--config_file is no exported backup: it has no target, or no settings")
     if "***" in target:
         raise UsageError("--config_file was exported without passwords, and its target needs one:"
                          " use --target_url, or export it with its passwords")
     # --dbpath names a file of the host that the export comes from.
-    kept = [{"Name": row["Name"], "Value": row.get("Value")} for row in settings
-            if not _is_masked(row.get("Value")) and row["Name"].lstrip("-") != "dbpath"]
-    values = {row["Name"].lstrip("-").lower(): row["Value"] for row in kept}
+    kept = {name: value for name, value in settings.items()
+            if not _is_masked(value) and name.lstrip("-") != "dbpath"}
     if passphrase is not None:
-        kept = [row for row in kept if row["Name"] != "passphrase"]
-        kept.append({"Name": "passphrase", "Value": passphrase})
-    elif values.get("encryption-module") and not values.get("passphrase") \
-            and f"{values.get('no-encryption')}".lower() != "true":
+        kept["passphrase"] = passphrase
+    is_plain = f"{kept.get('--no-encryption', '')}".lower() == "true"
+    if not is_plain and kept.get("encryption-module") and not kept.get("passphrase"):
         raise UsageError("--config_file holds no passphrase, and the backup is encrypted: say it"
                          " with --passphrase_file")
-    return _temporary(target, kept)
+    return _temporary(target, [{"Name": name, "Value": value} for name, value in kept.items()])
+
+
+def _named_settings(settings):
+    """Settings by their names, from the list of an export or a mapping; None if they are none."""
+    if isinstance(settings, (list, type(None))):
+        rows = settings or []
+        if not all(isinstance(row, dict) and isinstance(row.get("Name"), str) for row in rows):
+            return None
+        return {row["Name"]: row.get("Value") for row in rows}
+    return settings if isinstance(settings, dict) else None
 
 
 def _is_masked(value):
@@ -244,18 +243,30 @@ class TemporaryBackups:
         self._backups.append(backup_id)
         return backup_id
 
-    def start(self, backup_id, operation, question):
-        """POSTs `question` (arguments of a call) to an operation; gives the task's number.
-
-        The task counts as under way until `ended` is called.
+    def run(self, backup_id, operation, question, wait):
+        """Has the server do `repairupdate`, `repair` or `restore` on one, and waits for the
+        end; gives the Outcome. `question`: arguments of a call; `wait(started)` -> Ending.
         """
-        said = self._server.call("POST", f"v1/backup/{backup_id}/{operation}", **question)
-        self._task = task_number(said)
-        return self._task
-
-    def ended(self):
-        """Notes that the task which was started last is over."""
+        started = tasks.note(self._server, backup_id, tasks.OPERATIONS[operation])
+        tasks.start(self._server, started, lambda: self._server.call(
+            "POST", f"v1/backup/{backup_id}/{operation}", **question))
+        self._task = started.number
+        ending = wait(started)
         self._task = None
+        outcome = outcomes.find(self._server, started, ending)
+        return self._by_progress(started, outcome) if outcome.result == "unknown" else outcome
+
+    def _by_progress(self, started, outcome):
+        """Before 2.3 a task that failed is "Completed", and a temporary backup leaves no row:
+        what is left is the phase at its end (section 5.2). A repair has none of its own."""
+        progress = self._server.progress() or {}
+        phase = str(progress.get("Phase")) if progress.get("TaskID") == started.number else None
+        if phase == "Error":
+            return replace(outcome, result="error", why="it ended by an error; what it was stands"
+                           " in the server's log (--action=duplicati_logs --type=stored)")
+        if phase == "Restore_Complete" or (phase and started.operation == "Repair"):
+            return replace(outcome, result="success", why="it ended well")
+        return outcome
 
     def __enter__(self):
         return self
