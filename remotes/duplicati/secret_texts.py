@@ -41,6 +41,8 @@ _SHOWN_AS_SWITCH = {"client-license-key", "server-ssl-certificate"}
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 # Keys of a mapping may be paths and URLs, too: those are no names.
 _NAME = re.compile(r"[\w .-]{1,100}\Z")
+# Where a name stands twice, the second is told apart by a number.
+_NUMBERED = re.compile(r" \([0-9]+\)\Z")
 _CAMEL = re.compile(r"[A-Z]\w*[a-z]\w*\Z")
 
 
@@ -55,6 +57,7 @@ def is_secret_name(name, *, is_parameter=False):
 
     `is_parameter`: it is one of a URL's, where a bare `key` is a secret, too.
     """
+    name = _NUMBERED.sub("", name)
     plain = name.lstrip("-").replace("_", "-").lower()
     words = [word.lower() for word in _WORD.findall(name)] if _NAME.match(name) else []
     if not words:
