@@ -11,7 +11,8 @@ from remotes.errors import UsageError
 
 TEXTS = ["no", "yes", "on", "2030-01-01T00:00:00Z", "2030-01-01", "1:30", "05", "0x1F", "0o7",
          "1_000", "1e5", "1.0e5", ".5", "~", "null", "true", "TRUE", "", "=", "<<", "- x", "#",
-         "&a", "*a", "!x", "a: b", "x #y", "'", '"', "two\nlines\n", "tab\t", " x ", "\u2028\x85\ud800"]
+         "&a", "*a", "!x", "a: b", "x #y", "'", '"', "two\nlines\n", "tab\t", " x ",
+         "\u2028\x85\ud800"]
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False,
                                                                  allow_infinity=False),
