@@ -10,6 +10,7 @@ import sys
 
 from remotes import __version__
 from remotes.actions import ACTIONS, COMMON, OPTIONS, option_names, shown_default
+from remotes.actions.context import DUPLICATI
 from remotes.actions.options import Values, convert, load_config, nearest
 from remotes.errors import EXIT_CODES, Interrupted, RemotesError, UsageError
 
@@ -18,6 +19,9 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))
             if chr(code) not in "\t\n"}
 _ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT")
                    if hasattr(signal, name)]
+
+
+_NOT_TYPED = [option.name for option in OPTIONS.values() if not option.is_typed]
 
 
 def build_parser():
@@ -34,8 +38,12 @@ def build_parser():
     parser.add_argument("-V", "--version", action="store_true")
     for option in OPTIONS.values():
         names = [f"--{option.name}"] + (["-S"] if option.name == "settings" else [])
+        if not option.is_typed:
+            continue
         if option.kind == "flag":
             parser.add_argument(*names, action="store_const", const=True)
+        elif option.kind == "words":
+            parser.add_argument(*names, nargs="+", action="extend")
         else:
             parser.add_argument(*names)
     return parser
@@ -54,8 +62,12 @@ def parse(argv):
     """(action name or None, typed option values, wants help, wants the version)."""
     parsed, rest = build_parser().parse_known_args(list(underscored(argv)))
     if rest:
-        known = [f"--{name}" for name in ("action", *OPTIONS)]
-        raise UsageError(f"unknown argument {rest[0]}" + nearest(rest[0].partition("=")[0], known))
+        known = [f"--{name}" for name in ("action", *OPTIONS) if name not in _NOT_TYPED]
+        unknown = rest[0].partition("=")[0]  # not the value: it may be a secret
+        if unknown[2:] in _NOT_TYPED:
+            raise UsageError(f"{unknown} is not taken on a command line, which everybody on the"
+                             f" host can read: use {unknown}_file")
+        raise UsageError(f"unknown argument {unknown}" + nearest(unknown, known))
     typed = {name: value for name, value in vars(parsed).items()
              if name in OPTIONS and value is not None}
     return parsed.action, typed, parsed.help, parsed.version
@@ -126,6 +138,7 @@ class _Door:
         self.action_name = None
         self.quiet_faults = None
         self.has_emitted = False
+        self.masked = lambda document: document  # takes the secrets out of what leaves
         self.environ = environ
 
     def tell(self, line):
@@ -140,7 +153,7 @@ class _Door:
         from remotes import rendering
 
         self.has_emitted = True
-        self.write(rendering.event_line(event))
+        self.write(rendering.event_line(self.masked(event)))
 
     def write(self, text):
         """Writes text to stdout. False if nobody takes it any more."""
@@ -161,18 +174,25 @@ class _Door:
 
         if document is None:  # a monitor: it has told everything already
             return exit_code
+        document = self.masked(document)
         # Behind events, a monitor's failure is a line like them.
         text = rendering.event_line(document) if self.has_emitted \
             else rendering.render(document, self.form)
         is_written = self.write(text)
         return exit_code if is_written or exit_code else 1
 
+    def _trace(self, error):
+        """The traceback of an error: what a library says of an address can hold secrets."""
+        import traceback
+
+        from remotes.duplicati.masking import masked_text
+
+        return masked_text("".join(traceback.format_exception(error)).rstrip())
+
     def fail(self, error):
         """The answer and the line for a failure of ours."""
         if self.debug:
-            import traceback
-
-            self.tell("".join(traceback.format_exception(error)).rstrip())
+            self.tell(self._trace(error))
         line = f"client: {self.action_name or 'usage'}: {error}"
         if self.quiet_faults is None or self.quiet_faults.begins(error.kind, str(error)):
             self.tell(line)
@@ -190,7 +210,7 @@ class _Door:
         place = f"{os.path.basename(trace[-1].filename)}:{trace[-1].lineno}" if trace else "?"
         message = f"a fault of this program: {type(error).__name__}: {error} ({place})"
         if self.debug:
-            self.tell("".join(traceback.format_exception(error)).rstrip())
+            self.tell(self._trace(error))
         self.tell(f"client: {self.action_name or 'start'}: {message}; --debug shows where")
         document = {"status": "ERROR", "exit": EXIT_FAULT, "kind": "fault", "message": message}
         return self.answer(document, EXIT_FAULT)
@@ -230,6 +250,10 @@ def _run(argv, door):
         from remotes.faults import Faults
 
         door.quiet_faults = Faults(context.settings.beside("faults.json"), action.name)
+    if action.family == DUPLICATI and not context.values["show_secrets"]:
+        from remotes.duplicati.masking import masked
+
+        door.masked = masked
     reply = action.run(context)
     if door.quiet_faults is not None and (over := door.quiet_faults.ends()):
         door.tell(f"client: {action.name}: {over}")

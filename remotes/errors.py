@@ -5,10 +5,11 @@
     ├── TooLargeError        1    413: what was sent is too large for the server
     ├── UnreadableError      1    what the server gave as a command is none
     ├── UsageError           2  the command line is wrong
-    ├── NotFoundError       10  no such command
+    ├── NotFoundError       10  no such command, backup, task, version
     ├── LockedError         11  another run holds the lock
     ├── LoginError          12  401, 403: the token was refused
     ├── CertificateError    14  the server's certificate is not trusted
+    ├── WaitTimeoutError   124  --wait_timeout ran out; the work goes on
     ├── UnavailableError    75  for now: server away, time-out, 429, 5xx, a proxy's page
     │   └── DiskFullError   75    no room to write what must be written
     └── SettingsError       78  settings or config wrong or incomplete
@@ -25,17 +26,19 @@ EXIT_CODES = {
     " commands ended; a monitor ended by its first SIGTERM",
     1: "failed, not otherwise classed: the server said no",
     2: "usage",
-    3: "done, but some of several items failed, were refused or set aside",
-    4: "the command asked for by name ended in an error or was interrupted (`command_get`;"
+    3: "done with warnings, or some of several items failed, were refused or set aside",
+    4: "the command or the backup asked for by name ended in an error, was aborted or interrupted,"
+    " or its result cannot be found (`command_get`; `duplicati_run --wait` and its like;"
     " `commands_process` with `--fail_on_command`)",
-    10: "no such command",
+    10: "no such command, backup, task, version or file",
     11: "another run holds the lock; the message names its process, and since when",
-    12: "token refused: 401, 403",
+    12: "login or token refused: 401, 403",
     14: "certificate not trusted",
     70: "a fault of this program",
     75: "for now: server away, unknown name, time-out, 429, 5xx, a proxy's page, a full disk;"
     " results are kept; try again later",
     78: "settings or config wrong or incomplete; what answers is not such a server",
+    124: "`--wait_timeout` ran out; the work goes on",
     130: "Ctrl-C; 128 + n: ended by signal n",
 }
 
@@ -45,10 +48,12 @@ class RemotesError(Exception):
 
     `answer` is what the server said, if it said anything; `document` holds what else
     belongs into the JSON answer (the commands done before the failure, for one).
+    `code` is the server's own word for the failure ("DatabaseLocked"), if it has one.
     """
 
     exit_code = 1
     kind = "failed"
+    code = None
 
     def __init__(self, message, *, answer=None, document=None):
         super().__init__(message)
@@ -91,6 +96,11 @@ class LoginError(RemotesError):
 class CertificateError(RemotesError):
     exit_code = 14
     kind = "certificate"
+
+
+class WaitTimeoutError(RemotesError):
+    exit_code = 124
+    kind = "wait_timeout"
 
 
 class UnavailableError(RemotesError):

@@ -126,6 +126,22 @@ def copy(path, to):
     os.replace(write_beside(to, content), to)
 
 
+def read_secret(path, what):
+    """What the file `path` holds (text), without a line end at its end.
+
+    `what` it is ("password"), for errors: SettingsError.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            secret = stream.read(1 << 16).removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise SettingsError(f"cannot read the {what} file {path}: {reason}") from error
+    if not secret.strip():
+        raise SettingsError(f"the {what} file {path} is empty")
+    return secret
+
+
 def is_open_to_others(path):
     """Whether others than the owner can read or write `path` (POSIX modes only)."""
     return os.name == "posix" and bool(os.stat(path).st_mode & 0o077)

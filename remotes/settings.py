@@ -152,6 +152,27 @@ class Settings:
             raise SettingsError(f"{self.path}: `{section}: {name}` must be a text")
         return value
 
+    def duplicati_servers(self):
+        """What is kept of each Duplicati server: name -> mapping. Errors: SettingsError."""
+        servers = (self.document.get("duplicati") or {}).get("servers") or {}
+        if not isinstance(servers, dict):
+            raise SettingsError(f"{self.path}: `duplicati: servers` must be a mapping")
+        for name, kept in servers.items():
+            if not isinstance(kept, dict):
+                raise SettingsError(f"{self.path}: `duplicati: servers: {name}` must be a mapping")
+        return servers
+
+    def duplicati_server(self, name):
+        """What is kept of the Duplicati server `name`; an empty mapping if nothing is."""
+        kept = self.duplicati_servers().get(name) or {}
+        for key, value in kept.items():
+            is_right = isinstance(value, dict) if key == "tasks" else \
+                isinstance(value, (str, int, float)) or value is None
+            if not is_right:
+                raise SettingsError(f"{self.path}: `duplicati: servers: {name}: {key}` is not what"
+                                    " belongs there")
+        return kept
+
     @contextlib.contextmanager
     def changing(self):
         """Gives the document to change, as it is now on the disk; writes it if it was.

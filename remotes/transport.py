@@ -2,9 +2,10 @@
 
 Guards: time-outs for connecting, for each read and for the whole answer (a server that
 dribbles cannot hold us), the size of an answer, that `~/.netrc` never replaces our
-Authorization, that no redirect carries a token elsewhere, and the translation of every
-foreign exception. Proxies of the environment are heard. Leaves alone: what an answer
-means; a status of 500 is an answer here.
+Authorization, that no redirect carries a token elsewhere, that a server is who it should
+be (CA, or the pinned SHA-256 of its certificate), and the translation of every foreign
+exception. Proxies of the environment are heard. Leaves alone: what an answer means; a
+status of 500 is an answer here.
 """
 
 import contextlib
@@ -29,13 +30,19 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]+")
 
 
 class Answer:
-    """What a server answered: `status`, `headers` (any case), `body` (bytes), `url`."""
+    """What a server answered: `status`, `headers` (any case), `body` (bytes), `url`.
 
-    def __init__(self, status, headers, body, url):
+    `reason` is the text behind the status, `cookies` a mapping of what it wants set
+    (name -> value as it came; the attributes are left out).
+    """
+
+    def __init__(self, status, headers, body, url, *, reason="", cookies=None):
         self.status = status
         self.headers = headers
         self.body = body
         self.url = url
+        self.reason = reason
+        self.cookies = cookies or {}
         self.json = _parse_json(body)
 
     def summary(self):
@@ -71,35 +78,45 @@ class Transport:
     """A connection to one server, kept open between exchanges until `close`.
 
     `timeout_seconds` is for connecting and for each read. `headers` go with each
-    request. `certificate` is None or (certificate file, key file or None).
+    request. `certificate` is None or (certificate file, key file or None). `pin` is the
+    SHA-256 (64 hexadecimal digits) that the server's certificate must have.
     """
 
-    def __init__(self, *, timeout_seconds=30.0, ca_file=None, certificate=None, headers=None):
+    def __init__(self, *, timeout_seconds=30.0, ca_file=None, certificate=None, headers=None,
+                 pin=None, is_insecure=False):
         self.timeout_seconds = timeout_seconds
         self._session = requests.Session()
         self._session.headers.update(headers or {})
-        self._verify = ca_file or True
+        # A pin says which certificate it must be: who has signed it does not matter then.
+        self._verify = False if pin or is_insecure else ca_file or True
         self._certificate = certificate
+        if is_insecure:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._environment = {}  # scheme and host -> what the environment says of them
         self._sockets = set()  # duplicates of the sockets in use, for the guard
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _GuardedAdapter(self._sockets))
+            self._session.mount(scheme, _GuardedAdapter(self._sockets, pin))
 
     def close(self):
         """Closes all connections; the next exchange opens a new one."""
         self._session.close()
 
-    def exchange(self, method, url, *, document=None, headers=None):
-        """Sends `document` (as JSON, if not None) to `url`; gives the Answer.
+    def exchange(self, method, url, *, document=None, form=None, parts=None, headers=None,
+                 patience_seconds=0.0):
+        """Sends a body to `url`; gives the Answer.
 
-        Redirects are not followed. Errors: UnavailableError, CertificateError,
-        SettingsError (certificate files), ForeignServerError (not HTTP, too large).
+        The body: `document` (JSON), `form` (mapping, url-encoded) or `parts` (name ->
+        (file name or None, bytes), multipart); None of them: no body. The server may
+        take `patience_seconds` more than usual before it begins to answer. Redirects
+        are not followed. Errors: UnavailableError, CertificateError, SettingsError
+        (certificate files), ForeignServerError (not HTTP, too large).
         """
         request = requests.Request(
             method, url, headers={**self._session.headers, **(headers or {})}, json=document,
+            data=form, files=parts,
         )
         late = threading.Event()
-        limit = self.timeout_seconds * ANSWER_TIMEOUT_FACTOR
+        limit = self.timeout_seconds * ANSWER_TIMEOUT_FACTOR + patience_seconds
         guard = threading.Timer(limit, self._cut, (late,))
         guard.daemon = True
         try:
@@ -107,7 +124,8 @@ class Transport:
             guard.start()
             response = self._session.send(
                 prepared, stream=True, allow_redirects=False,
-                timeout=(self.timeout_seconds, self.timeout_seconds), **self._environment_of(url),
+                timeout=(self.timeout_seconds, self.timeout_seconds + patience_seconds),
+                **self._environment_of(url),
             )
             with contextlib.closing(response):
                 body = self._read(response, url)
@@ -122,7 +140,8 @@ class Transport:
             raise self._translated(error, url, late.is_set()) from None if hides else error
         finally:
             guard.cancel()
-        return Answer(response.status_code, response.headers, body, url)
+        return Answer(response.status_code, response.headers, body, url,
+                      reason=response.reason or "", cookies=_set_cookies(response))
 
     def _environment_of(self, url):
         """Proxies and CA files that the environment names, looked up once for a host."""
@@ -212,16 +231,17 @@ class _GuardedAdapter(requests.adapters.HTTPAdapter):
     server can also dribble its headers.
     """
 
-    def __init__(self, sockets):
+    def __init__(self, sockets, pin):
         self._sockets = sockets
+        self._pinned = {"assert_fingerprint": pin} if pin else {}
         super().__init__()
 
     def init_poolmanager(self, *args, **kwargs):
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, **kwargs, **self._pinned)
         self.poolmanager.pool_classes_by_scheme = self._pools()
 
     def proxy_manager_for(self, *args, **kwargs):
-        manager = super().proxy_manager_for(*args, **kwargs)
+        manager = super().proxy_manager_for(*args, **kwargs, **self._pinned)
         manager.pool_classes_by_scheme = self._pools()
         return manager
 
@@ -249,6 +269,31 @@ class _GuardedAdapter(requests.adapters.HTTPAdapter):
 
         return {"http": guarded(urllib3.HTTPConnectionPool),
                 "https": guarded(urllib3.HTTPSConnectionPool)}
+
+
+def _set_cookies(response):
+    """The cookies of an answer, name -> value; requests' own jar would hide some of them."""
+    headers = response.raw.headers
+    lines = headers.getlist("Set-Cookie") if "Set-Cookie" in headers else []
+    pairs = (line.partition(";")[0].partition("=") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs if name.strip()}
+
+
+def fingerprint(url, timeout_seconds):
+    """The SHA-256 of the certificate that the server at `url` shows, as 64 hexadecimal
+    digits; None if there is none to be had. It proves nothing: a person compares it.
+    """
+    import hashlib
+
+    parts = urllib.parse.urlsplit(url)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 443), timeout_seconds) as line:
+            with context.wrap_socket(line, server_hostname=parts.hostname) as secured:
+                return hashlib.sha256(secured.getpeercert(binary_form=True)).hexdigest()
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _address(url):
@@ -284,6 +329,12 @@ def _reason(causes):
 
 
 def _tls_error(address, reason):
+    if "Fingerprints did not match" in reason:
+        found = re.search(r'got "?([0-9a-fA-F:]+)', reason)
+        return CertificateError(
+            f"the certificate of {address} is not the pinned one"
+            + (f", but that with SHA-256 {found[1].lower()}" if found else "")
+        )
     if "mismatch" in reason or "doesn't match" in reason:
         return CertificateError(
             f"the certificate of {address} is for another name: {reason}; use the name it is for"

@@ -28,6 +28,12 @@ SECRET = "a-secret-token-0123456789"
 ENDING = [name for name in ACTIONS if name != "commands_monitor"]
 
 
+# What an action wants besides what it declares to need: one thing or another.
+DUPLICATI_NEEDS = {"duplicati_restore": ("id", "restore_path"), "duplicati_edit": ("id", "set"),
+                   "duplicati_set": ("name", "value"), "config": ()}
+NO_SESSION = ("duplicati_logout",)
+
+
 @pytest.fixture
 def closed_url():
     """An address at which nobody listens, and nobody else will."""
@@ -39,9 +45,13 @@ def closed_url():
 def words_for(action, folder, url):
     """The command line of an action, with all that it needs."""
     values = {"url": url, "token": SECRET, "private_key": folder / "key",
-              "public_key": folder / "pub", "command": 7}
+              "public_key": folder / "pub", "command": 7, "id": 1, "task": 2, "file": "F",
+              "type": "backups" if action == "duplicati_list" else "backup", "name": "a-name"}
+    needs = [*ACTIONS[action].needs, *DUPLICATI_NEEDS.get(action, ("id",)
+             if "id" in ACTIONS[action].takes and action.startswith("duplicati_") else ())]
+    typed = {**values, "restore_path": "/restore", "set": "Name=new", "value": "v"}
     return [f"--action={action}", f"--settings={folder / 'settings.yml'}",
-            *(f"--{name}={values[name]}" for name in ACTIONS[action].needs)]
+            *(f"--{name}={typed[name]}" for name in needs)]
 
 
 def assert_told(result, code):
@@ -59,10 +69,11 @@ def assert_told(result, code):
 def test_without_settings_every_action_says_what_is_missing(action, tmp_path, closed_url):
     """No settings, no server: 75 where a server was to be asked, 78 where one is to be named."""
     result = inside.run(*words_for(action, tmp_path, closed_url))
-    if action in ("generate_keys", "commands_pending", "config"):
+    if action in ("generate_keys", "commands_pending", "config", *NO_SESSION):
         assert (0, "OK", "") == (result.code, result.answer["status"], result.err)
     else:
-        assert_told(result, 75 if action in ("status", "new_host") else 78)
+        asks = action in ("status", "new_host", "duplicati_login")
+        assert_told(result, 75 if asks else 78)
 
 
 @pytest.mark.parametrize("action", ENDING)
@@ -71,13 +82,16 @@ def test_without_a_server_every_action_says_so(action, serve, enroll, closed_url
     host = enroll(serve(site()))
     document = host.document()
     document["server"]["url"] = closed_url
+    document["duplicati"] = {"servers": {"default": {
+        "url": closed_url, "generation": "token", "access_token": SECRET}}}
     host.settings.write_text(yaml.safe_dump(document))
     words = [word for word in words_for(action, host.folder, closed_url)
              if "_key=" not in word]
     words += [f"--{name}={host.folder / file}" for name, file in (
         ("private_key", "host.key"), ("public_key", "host.pub")) if name in ACTIONS[action].needs]
     result = inside.run(*words)
-    if action in ("generate_keys", "host_register", "host_verify", "commands_pending", "config"):
+    if action in ("generate_keys", "host_register", "host_verify", "commands_pending", "config",
+                  *NO_SESSION):
         assert (0, "OK", "") == (result.code, result.answer["status"], result.err)
     else:
         assert_told(result, 75)

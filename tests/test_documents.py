@@ -87,30 +87,58 @@ def test_no_module_imports_from_above():
     """The layers of the design: a module imports from its own layer or from below."""
     layers = {"errors": 0, "files": 0, "settings": 1, "keys": 1, "transport": 1, "journal": 1,
               "audit": 1, "faults": 1, "rendering": 1, "watcher": 2, "runner": 2, "host": 2,
-              "server": 2, "delivery": 3, "commands": 4, "daemon": 4, "actions": 5}
+              "server": 2, "duplicati": 2, "aescrypt": 1, "delivery": 3, "commands": 4,
+              "daemon": 4, "actions": 5}
     for path in sorted((PROJECT / "remotes").rglob("*.py")):
         names = path.relative_to(PROJECT / "remotes").parts
         own = layers.get(names[0].removesuffix(".py"))
         if own is None:
             assert names == ("__init__.py",)
             continue
-        text = path.read_text()
-        imported = set(re.findall(r"from remotes\.(\w+)", text))
-        for line in re.findall(r"from remotes import (.+)", text):
-            imported |= {name.strip() for name in line.split(",")} - {"__version__"}
-        for name in imported:
-            assert layers[name] <= own, f"{path.name} imports {name}"
+        for name in imported_by(path):
+            assert layers[name.partition(".")[0]] <= own, f"{path.name} imports {name}"
 
 
-def test_requests_and_cryptography_have_one_importer_each():
+def imported_by(path):
+    """The modules of the package that a file imports, as names below `remotes.`."""
+    text = path.read_text()
+    found = set(re.findall(r"from remotes\.([\w.]+) import", text))
+    for package, line in re.findall(r"from (remotes(?:\.\w+)*) import \(?([\w, ]+)", text):
+        below = PROJECT / package.replace(".", "/")
+        found |= {f"{package}.{name.strip()}"[len("remotes."):] for name in line.split(",")
+                  if (below / f"{name.strip()}.py").exists() or (below / name.strip()).is_dir()
+                  and name.strip()}
+    return found
+
+
+def test_no_two_modules_import_each_other():
+    """Not even in a circle of several, nor inside functions."""
+    modules = {".".join(path.relative_to(PROJECT / "remotes").with_suffix("").parts)
+               .removesuffix(".__init__"): path for path in (PROJECT / "remotes").rglob("*.py")}
+    above = {}
+
+    def visit(name, trail):
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in above:
+            for other in sorted(imported_by(modules[name]) & set(modules) - {name}):
+                visit(other, (*trail, name))
+            above[name] = True
+
+    for name in modules:
+        visit(name, ())
+
+
+def test_foreign_libraries_have_one_importer_each():
     """Foreign exceptions are translated in the one module that imports the library."""
-    importers = {"requests": set(), "cryptography": set(), "urllib3": set()}
+    importers = {"requests": set(), "cryptography": set(), "urllib3": set(), "rich": set(),
+                 "dateutil": set()}
     for path in (PROJECT / "remotes").rglob("*.py"):
         for name in importers:
             if re.search(rf"^\s*(import|from) {name}\b", path.read_text(), re.MULTILINE):
                 importers[name].add(path.name)
     assert importers == {"requests": {"transport.py"}, "urllib3": {"transport.py"},
-                         "cryptography": {"keys.py"}}
+                         "cryptography": {"keys.py", "aescrypt.py"}, "dateutil": {"moments.py"},
+                         "rich": {"rendering.py", "drawing.py"}}
 
 
 if __name__ == "__main__":

@@ -60,14 +60,16 @@ def test_every_option_can_be_said_everywhere(place, option):
     if option.name in ("settings", "config"):
         return  # which say where the others are
     text = {"text": "a text", "path": "/a/path", "seconds": "2.5", "count": "7", "size": "2K",
-            "flag": "true"}.get(option.kind, option.kind[1])
+            "flag": "true", "words": "a word"}.get(option.kind, option.kind[1])
     typed = f"--{option.name}" if option.kind == "flag" else f"--{option.name}={text}"
     write(folder / "config.yml", {"options": {option.name: text}})
     if option.name == "output":
         return  # changes the form of what is looked at here; see test_client.py
-    rows = [shown(settings, typed), shown(settings, config),
-            shown(settings, environ={f"REMOTES_{option.name.upper()}": text})]
-    assert ["command line", "config", "environment"] == [row[option.name]["from"] for row in rows]
+    rows = [shown(settings, typed)] if option.is_typed else []
+    rows += [shown(settings, config),
+             shown(settings, environ={f"REMOTES_{option.name.upper()}": text})]
+    assert ["command line", "config", "environment"][-len(rows):] == [
+        row[option.name]["from"] for row in rows]
     assert 1 == len({repr(row[option.name]["value"]) for row in rows})
     if option.is_secret:
         assert "********" == rows[0][option.name]["value"]
@@ -107,7 +109,7 @@ def test_hyphens_are_accepted_in_names_and_left_in_values(place):
 
 
 @pytest.mark.parametrize("word, said", [
-    ("--http_timeou=3", "did you mean --http_timeout?"), ("--sett=/a", "--sett=/a"),
+    ("--http_timeou=3", "did you mean --http_timeout?"), ("--sett=/a", "--sett;"),
     ("--tokn=x", "did you mean --token?"), ("--forc", "did you mean --force?"),
     ("stray", "unknown argument stray"), ("-x", "unknown argument -x"),
     ("--force=yes", "force"), ("--url", "expected one argument"), ("--zzzzzz", "--zzzzzz"),
@@ -117,6 +119,19 @@ def test_a_name_that_is_not_known_is_usage(word, said):
     result = inside.run("--action=config", word)
     assert (2, "usage", 1) == (result.code, result.answer["kind"], result.err.count("\n"))
     assert said in result.err
+
+
+def test_a_password_cannot_be_typed_where_everybody_sees_it():
+    """2 for --password; its value is not repeated, and the way to do it is named."""
+    result = inside.run("--action=config", f"--password={SECRET}")
+    assert 2 == result.code and "--password_file" in result.err
+    assert SECRET not in result.out + result.err
+
+
+def test_several_words_stand_after_one_option_or_after_several(place):
+    """--id 1 2 --id=Home: three of them."""
+    _, settings, _ = place
+    assert ["1", "2", "Home"] == shown(settings, "--id", "1", "2", "--id=Home")["id"]["value"]
 
 
 def test_no_abbreviation_of_any_option_is_taken():
@@ -143,6 +158,8 @@ def test_an_action_that_is_not_known_is_usage(words, said):
 def test_an_option_that_an_action_does_not_take_is_usage(action):
     """Each of them, for each action: 2, and the message names both."""
     for name in set(OPTIONS) - set(option_names(action)):
+        if not OPTIONS[name].is_typed:
+            continue
         typed = f"--{name}" if OPTIONS[name].kind == "flag" else f"--{name}=1"
         result = inside.run(f"--action={action.name}", typed)
         assert (2, f"--action={action.name} takes no --{name}") == (
@@ -180,8 +197,10 @@ def test_any_value_is_converted_or_usage(option, value):
     except UsageError as error:
         assert str(error).startswith(f"here: {option.name} must be ")
         return
-    if option.kind in ("text", "path"):
-        assert isinstance(converted, str) and converted
+    if option.kind == "words":
+        assert converted and all(isinstance(word, str) and word for word in converted)
+    elif option.kind in ("text", "path"):
+        assert isinstance(converted, str) and (converted or option.name == "value")
         assert option.kind == "text" or converted.startswith("/") and "\0" not in converted
     elif option.kind == "flag":
         assert converted in (True, False)
@@ -286,9 +305,10 @@ def test_any_config_is_taken_or_78(document):
 
 def test_every_option_of_every_action_can_stand_in_its_section(tmp_path):
     """`actions: NAME:` takes what the action takes."""
-    values = {"text": "x", "path": "/x", "seconds": 1, "count": 1, "size": 1, "flag": True}
+    values = {"text": "x", "path": "/x", "seconds": 1, "count": 1, "size": 1, "flag": True,
+              "words": ["x", "y"]}
     for action in ACTIONS.values():
-        own = {name: values.get(OPTIONS[name].kind, "json") for name in option_names(action)
+        own = {name: values.get(OPTIONS[name].kind, OPTIONS[name].kind[0]) for name in option_names(action)
                if name not in ("settings", "config")}
         write(tmp_path / "config.yml", {"actions": {action.name: own}})
         config = load_config(str(tmp_path / "config.yml"), ACTIONS)

@@ -4,11 +4,14 @@ An action is declared in one literal beside its function; here they are only lis
 """
 
 from remotes.actions import client, commands, registration
+from remotes.actions.context import DUPLICATI
+from remotes.actions.duplicati import SESSION, acting, reading, restoring, session
 from remotes.actions.options import COMMON, OPTIONS
 from remotes.errors import EXIT_CODES
 
 ACTIONS = {action.name: action
-           for module in (registration, commands, client) for action in module.ACTIONS}
+           for module in (registration, commands, session, reading, acting, restoring, client)
+           for action in module.ACTIONS}
 
 
 def option_names(action):
@@ -20,7 +23,8 @@ def actions_table():
     """The actions as a Markdown table."""
     rows = ["| action | what it does | needs | takes |", "|---|---|---|---|"]
     for action in ACTIONS.values():
-        own = [name for name in action.takes if name not in COMMON]
+        hidden = COMMON if action.family != DUPLICATI else (*COMMON, *SESSION)
+        own = [name for name in action.takes if name not in hidden]
         takes = "all" if action.name == "config" else " ".join(f"`--{name}`" for name in own)
         needs = " ".join(f"`--{name}`" for name in action.needs)
         rows.append(f"| `{action.name}` | {action.summary} | {needs} | {takes} |")

@@ -10,6 +10,7 @@ from collections import namedtuple
 from remotes import __version__
 from remotes.errors import SettingsError
 
+DUPLICATI = "Duplicati"  # the family of the actions on Duplicati servers
 # name, summary, family, options it needs, options it takes, function (Context -> Reply).
 Action = namedtuple("Action", "name summary family needs takes run")
 # What an action gives back: the JSON document (None: all was emitted) and the exit code.
@@ -32,15 +33,24 @@ class Context:
         self.emit = emit
         self.reload = reload
         self.settings = Settings(settings_path)
-        values.attach(self.settings)
+        self.is_other_server = False  # a login elsewhere: what is kept of the former is not heard
+        values.attach(self._kept)
         values.require()
+
+    def _kept(self, section, name):
+        """The value of an option that the settings hold, or None."""
+        if section == "server" and self.values.action.family == DUPLICATI:
+            if self.is_other_server:
+                return None
+            return self.settings.duplicati_server(self.values["server"]).get(name)
+        return self.settings.get(section, name)
 
     def verbose(self, line):
         """A line that is told with --verbose only."""
         if self.values["verbose"]:
             self.tell(line)
 
-    def transport(self):
+    def transport(self, **more):
         """A new Transport with the options for time-outs and certificates."""
         from remotes.transport import Transport
 
@@ -56,7 +66,53 @@ class Context:
             certificate=(certificate, values["client_key"] or certificate) if certificate else None,
             headers={"CLIENT-AGENT": "Remotes", "CLIENT-VERSION": __version__,
                      "User-Agent": f"Remotes/{__version__}", "Accept": "application/json"},
+            **more,
         )
+
+    def masked_text(self, text):
+        """A text of a Duplicati server without its secrets, unless they are to be shown."""
+        if self.values["show_secrets"]:
+            return text
+        from remotes.duplicati import masking
+
+        return masking.masked_text(text)
+
+    def duplicati(self):
+        """The Duplicati server that --server names, with the session that the settings keep."""
+        from remotes.duplicati import calls, login, session
+
+        name = self.values["server"]
+        if self.settings.duplicati_server(name).get("url") is None:
+            known = sorted(map(str, self.settings.duplicati_servers()))
+            raise SettingsError(
+                f"{self.settings.path} holds no Duplicati server {name}: log in with"
+                f" --action=duplicati_login --url=…" + (
+                    f", or choose one with --server: {', '.join(known)}" if known else "")
+            )
+        return calls.Duplicati(login.open_session(
+            session.Keeper(self.settings, name), self.duplicati_transport(), self.credentials(),
+            tell=self.verbose,
+        ))
+
+    def duplicati_transport(self):
+        """A new Transport with what the options say of the server's certificate."""
+        return self.transport(pin=self.pin(), is_insecure=self.values["insecure"])
+
+    def pin(self):
+        """The pinned SHA-256 as 64 small hexadecimal digits, or None."""
+        pin = self.values["pin"]
+        if pin is None:
+            return None
+        digits = pin.lower().replace(":", "").removeprefix("sha256")
+        if len(digits) != 64 or set(digits) - set("0123456789abcdef"):
+            raise SettingsError("--pin must be a SHA-256: 64 hexadecimal digits, colons or not")
+        return digits
+
+    def credentials(self):
+        """What the client can log in with by itself: see session.Credentials."""
+        from remotes.duplicati.session import Credentials
+
+        return Credentials(self.values, self.environ)
 
     def host(self, *, converts_ini=False):
         """The Host of the settings."""

@@ -10,11 +10,14 @@ from collections import namedtuple
 
 from remotes.errors import SettingsError, UsageError
 
-# kind: text, path, seconds, count, size, flag, or a tuple of choices.
-# setting: (section, name) in the settings file that holds the value, if one does.
+# kind: text, path, seconds, count, size, flag, words (several texts), or a tuple of choices.
+# setting: (section, name) in the settings file that holds the value, if one does. Section
+#   "server" is that of the server which the action talks to: for Duplicati's actions the
+#   one that --server names.
+# is_secret: never shown. is_typed: whether it can stand on a command line.
 Option = namedtuple(
-    "Option", "name kind help default setting is_secret metavar",
-    defaults=(None, None, False, None),
+    "Option", "name kind help default setting is_secret is_typed",
+    defaults=(None, None, False, True),
 )
 
 OPTIONS = {option.name: option for option in (
@@ -23,13 +26,13 @@ OPTIONS = {option.name: option for option in (
     Option("token_file", "path", "file that holds the registration token"),
     Option("private_key", "path", "file of the host's private key", None, ("host", "private_key")),
     Option("public_key", "path", "file of the host's public key", None, ("host", "public_key")),
-    Option("force", "flag", "do what is refused else: overwrite keys, register or verify again,"
-           " run a command that is no longer listed"),
+    Option("force", "flag", "do what is refused else: overwrite keys or files, register or verify"
+           " again, run a command that is no longer listed"),
     Option("follow_url", "flag", "use the address that the server says of itself, even if it names"
            " another host than --url"),
     Option("command", "count", "number of a command"),
     Option("drop", "count", "number of a command whose kept result is thrown away"),
-    Option("dry_run", "flag", "show what would be run, and run nothing"),
+    Option("dry_run", "flag", "show what would be done, and do nothing"),
     Option("fail_on_command", "flag", "exit with 4 if a command ended in an error"),
     Option("interval", "seconds", "seconds from one turn of a monitor to the next", 300.0),
     Option("splay", "seconds", "wait at random up to so many seconds before a turn", 0.0),
@@ -38,6 +41,65 @@ OPTIONS = {option.name: option for option in (
     Option("journal_limit", "size", "bytes of undelivered results over which nothing new is run",
            64 * 1024 * 1024),
     Option("lock_wait", "seconds", "how long to wait for another run to end", 0.0),
+    Option("server", "text", "which Duplicati server: the name that its login gave it", "default"),
+    Option("password", "text", "password of the Duplicati server (config and environment only)",
+           is_secret=True, is_typed=False),
+    Option("password_file", "path", "file that holds the password of the Duplicati server; its path"
+           " is kept, so that the client logs in again by itself", None,
+           ("server", "password_file")),
+    Option("login_token", "text", "a sign-in, forever or pre-auth token in place of a password",
+           is_secret=True),
+    Option("login_token_file", "path", "file that holds such a token"),
+    Option("forever", "flag", "let the server issue a token that does not expire, and keep that"),
+    Option("basic_user", "text", "user of a proxy before the server that wants basic auth", None,
+           ("server", "basic_user")),
+    Option("basic_password_file", "path", "file that holds the password of that user", None,
+           ("server", "basic_password_file")),
+    Option("pin", "text", "SHA-256 that the server's certificate must have", None,
+           ("server", "pin")),
+    Option("insecure", "flag", "trust any certificate", None, ("server", "insecure")),
+    Option("type", "text", "which kind of things"),
+    Option("id", "words", "numbers or names of them"),
+    Option("all", "flag", "all backups"),
+    Option("lines", "count", "how many lines or rows", 20),
+    Option("level", ("Profiling", "Verbose", "Retry", "Information", "Warning", "Error"),
+           "least level of the live log", "Information"),
+    Option("follow", "flag", "go on, with a line for each event, until Ctrl-C"),
+    Option("since", "text", "only what is newer: ISO 8601, or an age such as 2h or 3D"),
+    Option("task", "count", "number of a task of the Duplicati server"),
+    Option("wait", "flag", "wait for the end, and tell how it ended"),
+    Option("wait_timeout", "seconds", "wait no longer than that; the work goes on (exit 124)"),
+    Option("graceful", "flag", "let it finish the file or volume that it is at"),
+    Option("duration", "text", "for how long, such as 30m or 1h30m; left out: until resumed"),
+    Option("backup_version", "count", "number of a version, 0 the newest"),
+    Option("time", "text", "the newest version at that time: ISO 8601, or an age such as 3D"),
+    Option("path", "words", "files, or folders with a slash at the end"),
+    Option("filter", "text", "a part of the path, or a pattern with * and ?"),
+    Option("restore_path", "text", "folder to restore into, on the server's host"),
+    Option("in_place", "flag", "restore to where the files came from"),
+    Option("overwrite", "flag", "overwrite files that are there"),
+    Option("skip_metadata", "flag", "restore contents alone, without times and rights"),
+    Option("passphrase_file", "path", "file that holds a passphrase"),
+    Option("config_file", "path", "an exported backup, to restore from without a job"),
+    Option("target_url", "text", "URL of a backup's target, to restore from without a job",
+           is_secret=True),
+    Option("set", "words", "changes as PATH=VALUE, such as Settings.keep-versions=5; =@FILE for a"
+           " secret"),
+    Option("patch", "path", "file with a merge patch, JSON or YAML"),
+    Option("file", "path", "file with a backup: JSON of the web interface, or YAML"),
+    Option("confirm", "text", "answers the question: the name of the backup, or yes"),
+    Option("import_metadata", "flag", "take over the metadata of the file"),
+    Option("strip_metadata", "flag", "leave out the metadata of the file"),
+    Option("recreate", "flag", "make the deleted database anew from the target"),
+    Option("delete_remote_files", "flag", "delete the backup's files at its target, too"),
+    Option("file_format", ("yaml", "json"), "form of the exported file", "yaml"),
+    Option("output_path", "path", "file or folder to write to"),
+    Option("timestamp", "flag", "put the time into the file's name"),
+    Option("no_passwords", "flag", "export without passwords"),
+    Option("name", "text", "name of a server setting"),
+    Option("value", "text", "its new value; an empty one: --value="),
+    Option("disable_password", "flag", "let everybody in who reaches the server (2.0 only)"),
+    Option("show_secrets", "flag", "show secrets as they are"),
     Option("settings", "path", "settings file (-S)"),
     Option("config", "path", "config file of the owner"),
     Option("http_timeout", "seconds", "time-out for connecting and for each read", 30.0),
@@ -58,7 +120,7 @@ COMMON = ("settings", "config", "http_timeout", "ca_file", "client_certificate",
 SYSTEM_CONFIG = "/etc/remotes/config.yml"
 _CONFIG_SECTIONS = ("options", "actions", "policy")
 _SIZE_UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
-_MORE_THAN_0 = ("http_timeout", "interval")
+_MORE_THAN_0 = ("http_timeout", "interval", "wait_timeout")
 _MOST_SECONDS = 1e9
 _FLAG_WORDS = {"true": True, "yes": True, "on": True, "1": True,
                "false": False, "no": False, "off": False, "0": False}
@@ -81,16 +143,24 @@ def convert(option, value, where):
         wanted = {"seconds": f"a number of seconds, {least}, below {_MOST_SECONDS:.0e}",
                   "count": "a whole number",
                   "size": "a number of bytes (K, M and G are known)", "flag": "true or false",
-                  "text": "a text that is not empty", "path": "a path"}
+                  "text": "a text that is not empty", "path": "a path",
+                  "words": "one or more texts that are not empty"}
         kind = wanted[option.kind] if isinstance(option.kind, str) \
             else "one of " + ", ".join(option.kind)
         raise UsageError(f"{where}: {option.name} must be {kind}") from None
 
 
 def _to_text(option, value):
-    if isinstance(value, (dict, list, bool)) or not str(value).strip():
+    if isinstance(value, (dict, list, bool)) or not str(value).strip() and option.name != "value":
         raise ValueError
     return str(value)
+
+
+def _to_words(option, value):
+    words = value if isinstance(value, list) else [value]
+    if not words:
+        raise ValueError
+    return [_to_text(option, word) for word in words]
 
 
 def _to_path(option, value):
@@ -133,8 +203,8 @@ def _to_choice(option, value):
     return value if value in option.kind else _fail()
 
 
-_CONVERTERS = {"text": _to_text, "path": _to_path, "seconds": _to_seconds, "count": _to_count,
-               "size": _to_size, "flag": _to_flag, "choice": _to_choice}
+_CONVERTERS = {"text": _to_text, "words": _to_words, "path": _to_path, "seconds": _to_seconds,
+               "count": _to_count, "size": _to_size, "flag": _to_flag, "choice": _to_choice}
 
 
 class Config:
@@ -214,29 +284,28 @@ class Values:
 
     def __init__(self, action, names, typed, environ, config):
         self.names = names
-        self._action = action
-        self._layers = [
+        self.action = action
+        self.layers = [
             ("command line", typed),
             ("environment", _from_environment(names, environ)),
             ("config", config.for_action(action.name)),
         ]
-        self._settings = None
+        self._kept = lambda section, name: None
         self.config = config
 
-    def attach(self, settings):
-        """Adds what the settings file holds."""
-        self._settings = settings
+    def attach(self, kept):
+        """Adds what the settings hold: `kept(section, name)` gives a value, or None."""
+        self._kept = kept
 
     def lookup(self, name):
         """(value, where it came from): command line, environment, config, settings, default."""
-        for source, values in self._layers:
+        for source, values in self.layers:
             if name in values:
                 return values[name], source
         option = OPTIONS[name]
-        if self._settings is not None and option.setting:
-            value = self._settings.get(*option.setting)
-            if value is not None:
-                return value, "settings"
+        value = self._kept(*option.setting) if option.setting else None
+        if value is not None:
+            return value, "settings"
         return (False if option.kind == "flag" else option.default), "default"
 
     def __getitem__(self, name):
@@ -246,23 +315,26 @@ class Values:
         """Whether a person has said it: on the command line, in environment or config."""
         return self.lookup(name)[1] in ("command line", "environment", "config")
 
-    def token(self):
-        """The registration token: as it stands, or from its file, where it is said first."""
-        for source, values in self._layers:
-            if values.get("token"):
-                return _checked_secret(values["token"], f"the token ({source})")
-            if values.get("token_file"):
-                return _read_secret(values["token_file"])
+    def token(self, name="token"):
+        """The token of an option: as it stands, or from its file, where it is said first."""
+        for source, values in self.layers:
+            if values.get(name):
+                return _checked_secret(values[name], f"the {_spelt(name)} ({source})")
+            if values.get(f"{name}_file"):
+                from remotes.files import read_secret
+
+                path, what = values[f"{name}_file"], _spelt(name)
+                return _checked_secret(read_secret(path, what).strip(), f"the {what} file {path}")
         return None
 
     def require(self):
         """UsageError if the action needs an option that nobody has given."""
-        missing = [name for name in self._action.needs
+        missing = [name for name in self.action.needs
                    if (self.token() if name == "token" else self[name]) is None]
         if missing:
             names = " and ".join(f"--{name}" for name in missing)
             hint = " (or --token_file, or $REMOTES_TOKEN)" if "token" in missing else ""
-            raise UsageError(f"--action={self._action.name} needs {names}{hint}")
+            raise UsageError(f"--action={self.action.name} needs {names}{hint}")
 
 
 def _from_environment(names, environ):
@@ -275,16 +347,8 @@ def _from_environment(names, environ):
     return found
 
 
-def _read_secret(path):
-    try:
-        with open(path, encoding="utf-8") as stream:
-            secret = stream.read(1 << 16).strip()
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
-        raise SettingsError(f"cannot read the token file {path}: {reason}") from error
-    if not secret:
-        raise SettingsError(f"the token file {path} is empty")
-    return _checked_secret(secret, f"the token file {path}")
+def _spelt(name):
+    return name.replace("_", " ")
 
 
 def _checked_secret(secret, where):

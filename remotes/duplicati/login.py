@@ -1,0 +1,109 @@
+"""Which generation of server is at an address, and the session that fits it.
+
+Guards: that one request without any secret tells what is there, so that no password goes
+to what is no Duplicati server. Leaves alone: the sessions themselves.
+
+Source: protocol page of Duplicati, section 2.5.
+"""
+
+import re
+import urllib.parse
+from collections import namedtuple
+
+from remotes.duplicati.answers import judge
+from remotes.duplicati.cookie_session import CookieSession
+from remotes.duplicati.token_session import TokenSession
+from remotes.errors import ForeignServerError, LoginError, RemotesError, SettingsError
+from remotes.server import normalize_url
+from remotes.transport import NOT_JSON
+
+_SESSIONS = {"token": TokenSession, "cookie": CookieSession}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PAGES = re.compile(r"/(ngax|ngclient|index\.html|login\.html|signin\.html)([/?#].*)?$")
+_PROBE_PATH = "api/v1/serverstate"
+# generation: "token" or "cookie"; base: the URL that answered; wants_login: whether it asks
+# for one; xsrf: the token of the old generation that came with the answer.
+Found = namedtuple("Found", "generation base wants_login xsrf")
+
+
+def open_session(keeper, transport, credentials, *, tell=lambda line: None):
+    """The session that the settings keep of a server. Errors: SettingsError."""
+    kept = keeper.kept
+    kind = _SESSIONS.get(kept.get("generation"))
+    if kind is None:
+        raise SettingsError(f"the settings do not say what kind of server {keeper.name} is: log in"
+                            " again with --action=duplicati_login")
+    return kind(str(kept["url"]), transport, keeper, credentials, tell=tell)
+
+
+def new_session(found, draft, transport, credentials, *, tell=lambda line: None):
+    """A session with the server that `find_out` found, kept in a Draft."""
+    draft.save({"url": found.base, "generation": found.generation})
+    session = open_session(draft, transport, credentials, tell=tell)
+    if found.xsrf:
+        session.begin_with(found.xsrf)
+    return session
+
+
+def normalize(typed):
+    """The base URL, with a slash at its end, of what a person typed or pasted from a browser."""
+    return normalize_url(_PAGES.sub("/", typed.strip()))
+
+
+def find_out(base, transport, credentials):
+    """What answers at `base` (URL with a slash at its end): a Found, in one request (two
+    behind a redirect from http to https). Errors: ForeignServerError and the transport's.
+    """
+    basic = credentials.basic_header()
+    headers = {"Authorization": basic} if basic else None
+    answer = transport.exchange("GET", base + _PROBE_PATH, headers=headers)
+    if answer.status in _REDIRECTS:
+        base = _followed(base, answer)
+        answer = transport.exchange("GET", base + _PROBE_PATH, headers=headers)
+    if answer.status == 400 and (xsrf := answer.cookies.get("xsrf-token")):
+        return _probed_again(base, transport, headers, xsrf)
+    asked = answer.headers.get("WWW-Authenticate", "")
+    if answer.status == 401 and asked.startswith("Bearer"):
+        return Found("token", base, True, None)
+    if answer.status == 401 and asked.startswith("Basic"):
+        raise LoginError(f"a proxy before {base} wants basic auth: "
+                         + ("it refuses --basic_user" if basic else "--basic_user"))
+    if answer.status == 200 and isinstance(answer.json, dict) and "ProgramState" in answer.json:
+        return Found("token", base, False, None)
+    raise _foreign(base, answer)
+
+
+def _probed_again(base, transport, headers, xsrf):
+    """The old generation: the xsrf token that has come is needed to learn of the password."""
+    answer = transport.exchange("GET", base + _PROBE_PATH, headers={
+        **(headers or {}), "Cookie": f"xsrf-token={xsrf}",
+        "X-XSRF-Token": urllib.parse.unquote(xsrf),
+    })
+    if answer.status not in (200, 401):
+        raise _foreign(base, answer)
+    return Found("cookie", base, answer.status == 401, answer.cookies.get("xsrf-token") or xsrf)
+
+
+def _followed(base, answer):
+    """The base that a redirect means, if it only goes to https on the same host."""
+    target = urllib.parse.urlsplit(urllib.parse.urljoin(base + _PROBE_PATH,
+                                                        answer.headers.get("Location", "")))
+    former = urllib.parse.urlsplit(base)
+    if target.scheme == "https" and target.hostname == former.hostname \
+            and target.path.endswith("/" + _PROBE_PATH):
+        return f"https://{target.netloc}{target.path.removesuffix(_PROBE_PATH)}"
+    place = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}"
+    raise ForeignServerError(f"{base} sends elsewhere, to {place}: log in with the address of the"
+                             " Duplicati server itself")
+
+
+def _foreign(base, answer):
+    """The error for what is no Duplicati server, or none that can be had now."""
+    try:
+        judge(answer, "GET")
+    except RemotesError as error:
+        if error.exit_code in (12, 75) and answer.status >= 400 or type(error) is SettingsError:
+            return error
+    page = "a page" if answer.json is NOT_JSON and answer.body else "what it answers"
+    return ForeignServerError(f"{base} is no Duplicati server: {page} ({answer.status}) is none of"
+                              " Duplicati's")

@@ -1,0 +1,277 @@
+"""How a task ended, in truth: from the row that its run left in the backup's log, else
+from all the other places where a failure shows.
+
+Guards: that a run is never called good because the server says "Completed" (before 2.3
+every task is), nor by another run's row. Leaves alone: waiting.
+
+Source: protocol page of Duplicati, sections 2.7 (7), 4.1 to 4.3, 8.1.
+"""
+
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from remotes.duplicati import moments
+from remotes.errors import NotFoundError, RemotesError, UnavailableError
+
+# result -> exit code: what a script does next.
+EXIT_CODES = {"success": 0, "warning": 3, "error": 4, "aborted": 4, "interrupted": 4, "unknown": 4}
+_PARSED = {"Success": "success", "Warning": "warning", "Error": "error", "Fatal": "error"}
+_ABORT_WORDS = ("ThreadAbortException", "TaskCanceledException", "OperationCanceledException",
+                "A task was canceled")
+# Begin of a run by its row, and of its task, lie within that.
+_SLACK = timedelta(seconds=5)
+# Clocks are compared within that.
+_JUST_BEFORE = timedelta(seconds=1)
+# A row of a run that was cut off by a restart began before it was last seen to run.
+_LATEST = timedelta(seconds=0.5)
+_PAGES = 5
+_PAGE_ROWS = 50
+_LOCK_WAIT_SECONDS, _LOCK_PAUSE_SECONDS = 30.0, 0.25
+_FILE_COUNTS = {
+    "examined": "ExaminedFiles", "added": "AddedFiles", "modified": "ModifiedFiles",
+    "deleted": "DeletedFiles", "failed": "FilesWithError", "restored": "RestoredFiles",
+}
+_BYTE_COUNTS = {
+    "examined_bytes": "SizeOfExaminedFiles", "added_bytes": "SizeOfAddedFiles",
+    "restored_bytes": "SizeOfRestoredFiles",
+}
+
+
+@dataclass
+class Outcome:
+    """How a task ended. `result` is a key of EXIT_CODES, `why` says it in words.
+
+    `row` is the result of the run as its log has it (section 4.3), None if it left none.
+    """
+
+    result: str
+    why: str
+    row: dict = None
+    began: object = None
+    ended: object = None
+    warnings: list = field(default_factory=list)
+    errors: list = field(default_factory=list)
+
+    @property
+    def exit_code(self):
+        return EXIT_CODES[self.result]
+
+    def answer(self):
+        """As a mapping for the answer of an action; times in ISO 8601, sizes in bytes."""
+        row = self.row or {}
+        counts = {name: row[key] for name, key in {**_FILE_COUNTS, **_BYTE_COUNTS}.items()
+                  if isinstance(row.get(key), int)}
+        seconds = None
+        if self.began and self.ended:
+            seconds = round((self.ended - self.began).total_seconds(), 3)
+        traffic = row.get("BackendStatistics")
+        uploaded = traffic.get("BytesUploaded") if isinstance(traffic, dict) else None
+        return {
+            "result": self.result, "why": self.why, "began": moments.iso(self.began),
+            "ended": moments.iso(self.ended), "seconds": seconds, **counts,
+            **({"uploaded_bytes": uploaded} if isinstance(uploaded, int) else {}),
+            "warnings": self.warnings, "errors": self.errors,
+        }
+
+
+def find(server, started, ending):
+    """The Outcome of the task of `started`, whose waiting ended with `ending`."""
+    window = _Window(server, started, ending)
+    row = _row(server, started, window) if started.has_row else None
+    if row is not None:
+        return of_row(row, ending.task)
+    return _without_row(server, started, ending, window)
+
+
+# -- by its row --------------------------------------------------------------------------
+
+class _Window:
+    """What tells the run's row from those of others. Moments by the server's clock.
+
+    `earliest`, `latest`: when the run can have begun; `ended_after`: when it cannot have
+    been over yet. None where there is no such bound.
+    """
+
+    def __init__(self, server, started, ending):
+        self.earliest = started.started_at - _SLACK if started.started_at else None
+        self.latest = self.ended_after = None
+        is_cut = ending.state != "over"
+        if is_cut or self.earliest is None and started.row is None:
+            self._reckon(started, ending, is_cut, _clock_offset(server))
+        elif finished := moments.parse((ending.task or {}).get("TaskFinished")):
+            self.latest = finished + _SLACK
+
+    def _reckon(self, started, ending, is_cut, offset):
+        """Bounds from this machine's clock, which the server's is ahead of by `offset`."""
+        if offset is not None and started.asked_at:
+            self.ended_after = moments.parse(started.asked_at) + offset - _JUST_BEFORE
+        if is_cut:  # runs that began after the restart have left rows, too
+            seen = ending.seen_at or started.asked_at
+            if offset is not None and seen:
+                self.latest = moments.parse(seen) + offset + _LATEST
+            elif started.started_at:
+                self.latest = started.started_at + _LATEST
+
+    def holds(self, row, started):
+        """Whether a row whose result is of the right operation is that of the run."""
+        began, ended = (moments.parse(row["Result"].get(name)) for name in ("BeginTime", "EndTime"))
+        if self.latest is not None and (began is None or began > self.latest):
+            return False
+        if self.earliest is not None:
+            return began is not None and began >= self.earliest
+        if started.row is not None:
+            return _number(row) > started.row
+        return self.ended_after is not None and ended is not None and ended >= self.ended_after
+
+
+def _clock_offset(server):
+    """How much the server's clock is ahead of this machine's (timedelta), or None."""
+    try:
+        there = moments.parse(server.system_info().get("ServerTime"))
+    except RemotesError:
+        return None
+    return None if there is None else there - moments.parse(time.time())
+
+
+def _row(server, started, window):
+    """The result of the run from its row: the first that fits; None if there is none."""
+    before, found = None, []
+    for _ in range(_PAGES):
+        rows = _log(server, started.backup_id, before)
+        found += [row for row in rows if _is_result_of(row, started.operation)
+                  and window.holds(row, started)]
+        if len(rows) < _PAGE_ROWS or _is_older(rows[-1], started, window):
+            break
+        before = rows[-1].get("ID")
+    return found[-1]["Result"] if found else None
+
+
+def _is_result_of(row, operation):
+    result = row.get("Result")
+    if row.get("Type") != "Result" or not isinstance(result, dict):
+        return False
+    name = str(result.get("MainOperation"))
+    return name == operation if operation else not name.startswith(("List", "Search"))
+
+
+def _number(row):
+    return row["ID"] if isinstance(row.get("ID"), int) else -1
+
+
+def _is_older(row, started, window):
+    """Whether a row is from before the run, so that no older one is of use."""
+    stamp = moments.parse(row.get("Timestamp"))
+    if window.earliest is not None and stamp is not None:
+        return stamp < window.earliest
+    return started.row is not None and _number(row) <= started.row
+
+
+def _log(server, backup_id, before):
+    """A page of the log; waits a while for a database that the next task has locked."""
+    until = time.monotonic() + _LOCK_WAIT_SECONDS
+    while True:
+        try:
+            return server.log(backup_id, page_size=_PAGE_ROWS, before=before)
+        except NotFoundError:
+            return []  # the backup is gone
+        except UnavailableError as error:
+            if time.monotonic() >= until:
+                if error.kind == "database_locked" or error.kind == "server_error":
+                    return []
+                raise
+            time.sleep(_LOCK_PAUSE_SECONDS)
+
+
+def of_row(row, task=None):
+    """The Outcome that a result row (mapping) tells; `task`: what the server says of it."""
+    parsed = str(row.get("ParsedResult"))
+    result = _PARSED.get(parsed, "unknown")
+    errors, warnings = _lines(row.get("Errors")), _lines(row.get("Warnings"))
+    is_stopped = row.get("Interrupted") is True or row.get("PartialBackup") is True
+    why = {"success": "it ended well", "warning": _first(warnings, "it ended with warnings"),
+           "error": _first(errors, "it ended in an error"),
+           "unknown": f"the log calls its result {parsed}"}[result]
+    if result == "error" and any(word in line for line in errors for word in _ABORT_WORDS):
+        result, why = "aborted", "it was aborted"
+    elif is_stopped and result != "error":
+        result, why = "interrupted", "it was stopped before its end, and is partial"
+    elif result in ("success", "warning") and (task or {}).get("Status") == "Failed":
+        result, why = "error", str(task.get("ErrorMessage") or "the server calls it failed")
+    return Outcome(result, why, row, moments.parse(row.get("BeginTime")),
+                   moments.parse(row.get("EndTime")), warnings, errors)
+
+
+def _lines(found):
+    return [str(line) for line in found] if isinstance(found, list) else []
+
+
+def _first(lines, otherwise):
+    """The first line of what was logged, without its stamp and tag."""
+    if not lines:
+        return otherwise
+    text = lines[0].partition("]: ")[2] or lines[0]
+    return " ".join(text.split())[:300]
+
+
+# -- by what else there is ---------------------------------------------------------------
+
+def _without_row(server, started, ending, window):
+    """The Outcome of a run that left no row."""
+    task = ending.task or {}
+    began, ended = moments.parse(task.get("TaskStarted")), moments.parse(task.get("TaskFinished"))
+    if task.get("Status") == "Failed":
+        message = str(task.get("ErrorMessage") or "the server calls it failed")
+        text = f"{message} {task.get('Exception') or ''}"
+        is_aborted = any(word in text for word in _ABORT_WORDS)
+        return Outcome("aborted" if is_aborted else "error",
+                       "it was aborted" if is_aborted else message, None, began, ended, [],
+                       [message])
+    message = _last_error(server, started)
+    if message is not None and ending.state == "over":
+        return Outcome("error", message, None, began, ended, [], [message])
+    for kind, text in _notified(server, started, window, ending):
+        result = "error" if kind == "Error" else "warning"
+        lines = {"errors" if result == "error" else "warnings": [text]}
+        return Outcome(result, text, None, began, ended, **lines)
+    if ending.state == "restarted":
+        return Outcome("interrupted", "the server was started anew while it ran, and it left no"
+                       " result", None, began, ended)
+    if ending.state == "forgotten":
+        return Outcome("interrupted", "the server does not know the task any more (was it started"
+                       " anew?), and it left no result", None, began, ended)
+    if not started.has_row:
+        return Outcome("success", "the server calls it completed", None, began, ended)
+    return Outcome("unknown", "the server calls it completed, but it left no result: it failed, or"
+                   " was aborted", None, began, ended)
+
+
+def _last_error(server, started):
+    """The backup's LastErrorMessage, if it is newer than the run's start; else None."""
+    try:
+        metadata = server.backup(started.backup_id)["Backup"].get("Metadata")
+    except NotFoundError:
+        return None
+    metadata = metadata if isinstance(metadata, dict) else {}
+    stamp = metadata.get("LastErrorDate")
+    if not stamp or str(stamp) == started.error_stamp and started.asked_at:
+        return None
+    if not started.asked_at:  # started elsewhere: what was there before is not known
+        at = moments.parse(stamp)
+        if started.started_at is None or at is None or at < started.started_at - _SLACK:
+            return None
+    return str(metadata.get("LastErrorMessage") or "the backup notes an error")
+
+
+def _notified(server, started, window, ending):
+    """(type, message) of the notifications that the run has made, errors first."""
+    earliest = window.earliest or window.ended_after
+    if earliest is None or ending.state != "over":
+        return []
+    found = []
+    for row in server.notifications():
+        at = moments.parse(row.get("Timestamp"))
+        is_ours = str(row.get("BackupID")) == started.backup_id and at and at >= earliest
+        if is_ours and row.get("Type") in ("Error", "Warning"):
+            found.append((row["Type"], " ".join(str(row.get("Message")).split())[:300]))
+    return sorted(found, key=lambda pair: pair[0] != "Error")

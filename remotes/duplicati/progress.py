@@ -1,0 +1,65 @@
+"""How far a task is: from a progressstate to a part of the whole and words for people.
+
+Guards: that a bar never goes beyond what is known. Leaves alone: asking, drawing.
+
+Source: protocol page of Duplicati, sections 5.2 to 5.4.
+"""
+
+from collections import namedtuple
+
+# part: 0 to 1, None if it is not known; words: what it is at; done_bytes, total_bytes: of the
+# files, None if not known.
+Progress = namedtuple("Progress", "part words done_bytes total_bytes")
+
+_PROCESSING = {"Backup_ProcessingFiles", "Restore_DownloadingRemoteFiles", "Sync_ProcessingFiles"}
+_MOST_WHILE_PROCESSING = 0.90
+_PARTS = {
+    "Backup_Finalize": 0.90, "Backup_WaitForUpload": 0.90, "Backup_Delete": 0.95,
+    "Backup_Compact": 0.95, "Backup_VerificationUpload": 0.98, "Backup_PostBackupVerify": 0.98,
+    "Backup_Complete": 1.0, "Restore_Complete": 1.0, "Sync_Complete": 1.0,
+    "PurgeFiles_Complete": 1.0,
+}
+
+
+def read(state):
+    """The Progress that a progressstate (mapping) tells; whatever the mapping holds."""
+    phase = str(state.get("Phase") or "")
+    words = _words(phase)
+    done, total = _count(state, "ProcessedFileSize"), _count(state, "TotalFileSize")
+    if phase in _PROCESSING:
+        files = _count(state, "ProcessedFileCount")
+        if state.get("StillCounting"):
+            counted = _count(state, "TotalFileCount")
+            return Progress(0.0, f"{words}, counting: {counted} files so far", done, total)
+        if not files or not total:
+            return Progress(0.0, words, done, total)
+        if not state.get("CurrentFilecomplete"):
+            done += _count(state, "CurrentFileoffset")
+        return Progress(min(done / total, _MOST_WHILE_PROCESSING), words, min(done, total), total)
+    if phase in _PARTS:
+        return Progress(_PARTS[phase], words, None, None)
+    overall = state.get("OverallProgress")
+    is_known = isinstance(overall, (int, float)) and 0 < overall <= 1
+    return Progress(float(overall) if is_known else None, words, None, None)
+
+
+def _count(state, name):
+    value = state.get(name)
+    return int(value) if isinstance(value, (int, float)) and 0 <= value < 1 << 63 else 0
+
+
+def _words(phase):
+    """`Backup_WaitForUpload` as people say it: wait for upload."""
+    name = phase.partition("_")[2] or phase
+    spaced = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
+    return spaced.strip() or "it runs"
+
+
+def size_text(size):
+    """A size in bytes for people: 1.5 MiB."""
+    if size < 1024:
+        return f"{size} bytes"
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        size /= 1024
+        if size < 1024 or unit == "PiB":
+            return f"{size:.1f} {unit}"

@@ -1,0 +1,205 @@
+"""What both generations of sessions share: what is kept of a server, what one logs in with,
+and the exchange that renews the session when the server no longer takes it.
+
+Guards: that a session is renewed by one process at a time, from what is on the disk at
+that moment, so that no refresh token is used twice; that passwords are never kept.
+Leaves alone: what a session of each generation is (token_session, cookie_session).
+"""
+
+import base64
+import contextlib
+import urllib.parse
+
+from remotes import files
+from remotes.errors import LoginError, SettingsError
+
+# A renewal is one exchange, rarely two; who waits longer than that waits for nothing.
+_LOCK_WAIT_SECONDS = 120.0
+_KEPT_TASKS = 50
+# What belongs to a session, and goes with it.
+SESSION_KEYS = ("access_token", "access_until", "refresh_cookie", "refresh_nonce",
+                "pre_auth_token", "xsrf_token", "session_auth")
+
+
+class Keeper:
+    """The section of one Duplicati server in the settings.
+
+    `name` is what --server calls it; `kept` the mapping as it was read last.
+    """
+
+    def __init__(self, settings, name):
+        self.name = name
+        self._settings = settings
+
+    @property
+    def kept(self):
+        return self._settings.duplicati_server(self.name)
+
+    @contextlib.contextmanager
+    def renewing(self):
+        """The lock for the length of a renewal, network included; `kept` is read anew.
+
+        Not the lock of the settings' own: a server that answers slowly must not hold up
+        whoever wants to note something else.
+        """
+        lock = files.Lock(self._settings.beside("duplicati-session.lock"))
+        with lock.held(_LOCK_WAIT_SECONDS, "renewal of a session"):
+            self._settings.read()
+            yield
+
+    def require_writable(self):
+        """An error of ours unless what the server is about to give could be kept."""
+        self._settings.require_writable()
+
+    def save(self, changes):
+        """Keeps `changes` (name -> value; None takes a name out)."""
+        with self._settings.changing() as document:
+            servers = document.setdefault("duplicati", {}).setdefault("servers", {})
+            kept = servers.setdefault(self.name, {})
+            for name, value in changes.items():
+                if value is None:
+                    kept.pop(name, None)
+                else:
+                    kept[name] = value
+
+    def save_task(self, number, found):
+        """Keeps what is known of a task (mapping) that was started; the oldest ones go."""
+        with self._settings.changing() as document:
+            servers = document.get("duplicati", {}).get("servers", {})
+            if self.name in servers:
+                tasks = servers[self.name].setdefault("tasks", {})
+                tasks.pop(str(number), None)
+                tasks[str(number)] = found
+                for name in list(tasks)[:-_KEPT_TASKS]:
+                    del tasks[name]
+
+    def replace(self, kept):
+        """Keeps `kept` (name -> value) in place of all that is; None: the server is forgotten."""
+        with self._settings.changing() as document:
+            servers = document.setdefault("duplicati", {}).setdefault("servers", {})
+            servers.pop(self.name, None)
+            if kept is not None:
+                servers[self.name] = {name: value for name, value in kept.items()
+                                      if value is not None}
+
+
+class Draft:
+    """Keeps like a Keeper, but in memory: a login that fails must cost no session."""
+
+    def __init__(self, name):
+        self.name = name
+        self.kept = {}
+
+    def renewing(self):
+        return contextlib.nullcontext()
+
+    def require_writable(self):
+        """Nothing is written yet."""
+
+    def save(self, changes):
+        self.kept.update(changes)
+
+
+class Credentials:
+    """What the client can log in with unasked: `values` are the options in force."""
+
+    def __init__(self, values, environ):
+        self._values = values
+        self._environ = environ
+
+    def password(self):
+        """The password as text, from where it is said first, or None. Errors: SettingsError."""
+        for source, values in self._values.layers:
+            if source == "environment" and self._environ.get("DUPLICATI_PASSWORD"):
+                return self._environ["DUPLICATI_PASSWORD"]
+            if values.get("password"):
+                return values["password"]
+            if values.get("password_file"):
+                return files.read_secret(values["password_file"], "password")
+        path = self._values["password_file"]
+        return files.read_secret(path, "password") if path else None
+
+    def basic_header(self):
+        """The value of Authorization for a proxy before the server, or None."""
+        user, path = self._values["basic_user"], self._values["basic_password_file"]
+        if user is None:
+            return None
+        password = files.read_secret(path, "basic password") if path \
+            else self._environ.get("DUPLICATI_BASIC_PASSWORD")
+        if not password:
+            raise SettingsError("--basic_user needs --basic_password_file, or"
+                                " $DUPLICATI_BASIC_PASSWORD")
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class Session:
+    """A way to talk to the server at `base` (a URL with a slash at its end).
+
+    Subclasses give `_headers`, `_is_refused` and `_renew`. `tell` is called with lines
+    for people who want to know more.
+    """
+
+    generation = None
+
+    def __init__(self, base, transport, keeper, credentials, tell=lambda line: None):
+        self.base = base
+        self.transport = transport
+        self.keeper = keeper
+        self.credentials = credentials
+        self.tell = tell
+        self.renewals = 0  # so often the server did not know this session any more
+
+    def close(self):
+        self.transport.close()
+
+    def url(self, path, query=None):
+        """The address of `path` ("v1/tasks"; below api/ unless it begins with a slash)."""
+        place = path[1:] if path.startswith("/") else f"api/{path}"
+        asked = {name: str(value).lower() if isinstance(value, bool) else str(value)
+                 for name, value in (query or {}).items() if value is not None}
+        return self.base + place + (f"?{urllib.parse.urlencode(asked)}" if asked else "")
+
+    def exchange(self, method, path, *, query=None, headers=None, **sent):
+        """One exchange in this session; gives the Answer. The session is renewed, and the
+        request sent again, where the server does not take it any more (it has done nothing
+        then). Errors: those of Transport.exchange, LoginError, SettingsError.
+        """
+        self._prepare()
+        answer = self._send(method, path, query, headers, sent)
+        if self._is_refused(answer):
+            self._renew(answer)
+            self.renewals += 1
+            answer = self._send(method, path, query, headers, sent)
+        return answer
+
+    def _send(self, method, path, query, headers, sent):
+        answer = self.transport.exchange(
+            method, self.url(path, query), headers={**self._headers(), **(headers or {})}, **sent)
+        self._hear(answer)
+        return answer
+
+    def _prepare(self):
+        """Before an exchange: what is about to expire is renewed."""
+
+    def _hear(self, answer):
+        """After an exchange: what the server wants remembered."""
+
+    def _headers(self):
+        raise NotImplementedError
+
+    def _is_refused(self, answer):
+        raise NotImplementedError
+
+    def _renew(self, answer):
+        raise NotImplementedError
+
+    def _ended(self):
+        """The error for a session that is over and cannot be renewed."""
+        return LoginError(
+            f"the session at {self.base} has ended: log in again with --action=duplicati_login"
+            f"{self.name_option()} (with --password_file the client does so by itself)"
+        )
+
+    def name_option(self):
+        """How to name this server on a command line; nothing for the default one."""
+        return "" if self.keeper.name == "default" else f" --server={self.keeper.name}"

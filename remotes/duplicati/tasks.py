@@ -1,0 +1,148 @@
+"""A task of a Duplicati server: what is noted before it is started, and starting it.
+
+Guards: that whoever waits for a task, now or in another run, knows enough to tell its
+end from that of any other: numbers begin anew when a server does, and the old generation
+gives none. Leaves alone: waiting (waiting), and how it ended (outcomes).
+
+Source: protocol page of Duplicati, sections 2.7 (8), 3.3 and 4.1.
+"""
+
+import time
+from dataclasses import asdict, dataclass, fields
+
+from remotes.duplicati import moments
+from remotes.errors import NotFoundError, RemotesError
+
+# What a task's row in the backup's log is called (section 4.2).
+OPERATIONS = {"run": "Backup", "verify": "Test", "compact": "Compact", "vacuum": "Vacuum",
+              "repair": "Repair", "repairupdate": "Repair", "restore": "Restore"}
+# Where a run has left no task to be seen, it is looked for so often (the old generation).
+_LOOKS = 8
+_LOOK_PAUSE_SECONDS = 0.1
+
+
+@dataclass
+class Started:
+    """A task that was asked for, and what was known before.
+
+    `number`: the server's number for it, None if it was over before it was seen.
+    `operation`: what its row in the log is called. `asked_at`: Unix seconds of this
+    machine. `row`: the newest row of the log before it, None if that is not known.
+    `error_stamp`: the backup's LastErrorDate before it. `started_at`: the server's
+    TaskStarted (aware datetime), once it is known. `has_row`: whether an end leaves a row.
+    """
+
+    number: int
+    backup_id: str
+    name: str = ""
+    operation: str = "Backup"
+    asked_at: float = 0.0
+    row: int = None
+    error_stamp: str = ""
+    started_at: object = None
+    has_row: bool = True
+
+    def kept(self):
+        """As a mapping for the settings."""
+        found = asdict(self)
+        found["started_at"] = moments.iso(self.started_at)
+        return found
+
+    @classmethod
+    def from_kept(cls, found):
+        """From a mapping of the settings, whatever somebody made of it."""
+        known = {field.name for field in fields(cls)}
+        started = cls(**{name: value for name, value in found.items() if name in known})
+        started.started_at = moments.parse(started.started_at)
+        started.asked_at = float(started.asked_at or 0)
+        return started
+
+
+def note(server, backup_id, operation, *, has_row=True):
+    """What is known of the backup before a task of it: a Started without a number.
+
+    Errors: NotFoundError if there is no such backup.
+    """
+    found = server.backup(backup_id)["Backup"]
+    metadata = found.get("Metadata") if isinstance(found.get("Metadata"), dict) else {}
+    try:
+        numbers = [row["ID"] for row in server.log(backup_id, page_size=10)
+                   if isinstance(row.get("ID"), int)]
+    except RemotesError:
+        numbers = []  # its database is busy
+    # No row can also mean that a task of it runs (2.1 to 2.3.0): it is not known then.
+    row = max(numbers, default=0 if server.is_legacy else None)
+    return Started(None, str(backup_id), str(found.get("Name") or ""), operation, row=row,
+                   error_stamp=str(metadata.get("LastErrorDate") or ""), has_row=has_row)
+
+
+def start(server, started, request):
+    """Starts what `request()` asks of the server (it gives the call's JSON); sets the number.
+
+    A run that is under way already is the one that is meant. Errors: those of the call.
+    """
+    former = server.progress() if server.is_legacy else None
+    started.asked_at = time.time()
+    answer = request()
+    said = answer if isinstance(answer, dict) else {}
+    number = said.get("ID", said.get("TaskID"))
+    if isinstance(number, int) and not isinstance(number, bool):
+        started.number = number
+    else:
+        started.number = _found(server, started, former)
+    return started
+
+
+def _found(server, started, former):
+    """The number of a run that the server did not tell; None if it is over and forgotten."""
+    for look in range(_LOOKS):
+        if number := number_of(server.state(), started.backup_id):
+            return number
+        progress = server.progress() or {}
+        if str(progress.get("BackupID")) == started.backup_id \
+                and progress.get("TaskID") != (former or {}).get("TaskID"):
+            return progress.get("TaskID")
+        time.sleep(_LOOK_PAUSE_SECONDS * (look + 1))
+    return None
+
+
+def number_of(state, backup_id):
+    """The number of the task that runs or waits for a backup, from a serverstate, or None."""
+    for task in [state.get("ActiveTask"), *(state.get("SchedulerQueueIds") or [])]:
+        if isinstance(task, dict) and str(task.get("Item2")) == backup_id:
+            return task.get("Item1")
+    return None
+
+
+def adopt(server, number):
+    """A Started for a task that was started elsewhere, while it is there to be seen.
+
+    Errors: NotFoundError.
+    """
+    state = server.state()
+    for task in [state.get("ActiveTask"), *(state.get("SchedulerQueueIds") or [])]:
+        if isinstance(task, dict) and task.get("Item1") == number and task.get("Item2"):
+            started = note(server, str(task["Item2"]), _operation_of(server, number))
+            started.number, started.asked_at = number, time.time()
+            return started
+    said = server.task(number)  # NotFoundError if there is none
+    progress = server.progress() or {}
+    if progress.get("TaskID") != number or not progress.get("BackupID") \
+            or not said.get("TaskStarted"):
+        raise NotFoundError(
+            f"task {number} of {server.base} is over ({said.get('Status')}), and how it ended is"
+            " not known any more: see --action=duplicati_logs --type=backup --id=…"
+        )
+    started = note(server, str(progress["BackupID"]), "")
+    started.number, started.row = number, None
+    started.started_at = moments.parse(said.get("TaskStarted"))
+    return started
+
+
+def _operation_of(server, number):
+    """What the task does, as its row will be called; "" if the server does not tell."""
+    for task in server.tasks():
+        if task.get("TaskID") == number and isinstance(task.get("Operation"), str):
+            words = {"Verify": "Test", "RepairUpdate": "Repair"}
+            return words.get(task["Operation"], task["Operation"])
+    return ""
