@@ -8,6 +8,7 @@ import json
 import re
 import sys
 
+_MOMENT = re.compile(r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 # JSON escapes C0; C1 (0x7f to 0x9f) moves cursors on some terminals, too.
 _CONTROL = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL_OR_C0 = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -41,7 +42,35 @@ def render(document, form):
     return _escaped(json.dumps(document, indent=2, ensure_ascii=not _is_unicode(), default=str))
 
 
-def _cell(value):
+def _readable(name, value):
+    """Sizes and times as people read them: by the name of a size, by the form of a time."""
+    name = str(name)
+    if (name == "bytes" or name.endswith("_bytes")) and isinstance(value, int) \
+            and not isinstance(value, bool) and value >= 0:
+        return size_text(value)
+    if isinstance(value, str) and _MOMENT.fullmatch(value):
+        from datetime import datetime
+
+        try:
+            moment = datetime.fromisoformat(value[:19] + "+00:00")
+            return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        except (ValueError, OverflowError, OSError):
+            return value  # it only looks like one
+    return value
+
+
+def size_text(size):
+    """A size in bytes for people: 1.5 MiB."""
+    if size < 1024:
+        return f"{size} bytes"
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        size /= 1024
+        if size < 1024 or unit == "PiB":
+            return f"{size:.1f} {unit}"
+
+
+def _cell(value, name=""):
+    value = _readable(name, value)
     if isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
     text = "" if value is None else str(value)
@@ -53,11 +82,12 @@ def _cell(value):
 def _table(document):
     """Single values as two columns, then each list of mappings as a table of its own."""
     tables = {name: rows for name, value in document.items() if (rows := _rows(value))}
-    plain = [[_cell(name), _cell(value)] for name, value in document.items() if name not in tables]
+    plain = [[_cell(name), _cell(value, name)] for name, value in document.items()
+             if name not in tables]
     blocks = [_grid(["", ""], plain)] if plain else []
     for name, rows in tables.items():
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+        cells = [[_cell(row.get(column), column) for column in columns] for row in rows]
         blocks.append(f"{_cell(name)}\n" + _grid([_cell(column) for column in columns], cells))
     return "\n\n".join(blocks)
 

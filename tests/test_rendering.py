@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 
 import pytest
 import yaml
@@ -83,3 +84,26 @@ def test_a_table_has_single_values_and_then_each_list():
 def test_long_cells_are_cut():
     """At 60 characters, visibly."""
     assert "x" * 59 + "…" == render({"a": "x" * 1000}, "table").split()[-1]
+
+
+@pytest.mark.parametrize("size, expected", [
+    (0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (1536, "1.5 KiB"),
+    (5 * 1024**3, "5.0 GiB"), (1024**6, "1024.0 PiB"), (-1, "-1"), (True, "True"), ("x", "x"),
+])
+def test_sizes_in_a_table_are_for_people(size, expected):
+    """What is called bytes, and only that; what is no size stays as it is."""
+    assert expected in render({"target_bytes": size, "n": 7}, "table")
+    assert "1536" in render({"number": 1536}, "table")
+
+
+def test_times_in_a_table_are_those_of_this_machine(monkeypatch):
+    """A moment in UTC as a clock on the wall shows it; what only looks like one stays."""
+    monkeypatch.setenv("TZ", "UTC-02:00")
+    time.tzset()
+    try:
+        assert "2026-08-22 12:03:00" in render({"at": "2026-08-22T10:03:00.123Z"}, "table")
+        assert "2026-13-41T10:03:00Z" in render({"at": "2026-13-41T10:03:00Z"}, "table")
+        assert '"2026-08-22T10:03:00Z"' in render({"at": "2026-08-22T10:03:00Z"}, "json")
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -53,13 +53,3 @@ def _words(phase):
     name = phase.partition("_")[2] or phase
     spaced = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
     return spaced.strip() or "it runs"
-
-
-def size_text(size):
-    """A size in bytes for people: 1.5 MiB."""
-    if size < 1024:
-        return f"{size} bytes"
-    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        size /= 1024
-        if size < 1024 or unit == "PiB":
-            return f"{size:.1f} {unit}"

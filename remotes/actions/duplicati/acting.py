@@ -233,6 +233,7 @@ def _shown(context, server, task):
 def _line(server, task, place, state):
     """Where a task stands, in one line."""
     from remotes.duplicati import progress
+    from remotes.rendering import size_text
 
     what = f"{task.operation} of backup {task.backup_id} {task.name!r}"
     pause = ", and the server is paused" if state.get("ProgramState") == "Paused" else ""
@@ -243,7 +244,7 @@ def _line(server, task, place, state):
         return f"{what} runs{pause}"
     how = progress.read(found)
     part = "" if how.part is None else f" {how.part:.0%}"
-    size = f" of {progress.size_text(how.total_bytes)}" if how.total_bytes else ""
+    size = f" of {size_text(how.total_bytes)}" if how.total_bytes else ""
     return f"{what}: {how.words}{part}{size}{pause}"
 
 

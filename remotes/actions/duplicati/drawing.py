@@ -12,6 +12,7 @@ from rich.progress import Progress as RichProgress
 
 from remotes.duplicati import progress
 from remotes.errors import RemotesError
+from remotes.rendering import size_text
 
 _PERIOD_SECONDS = 1.0
 
@@ -70,6 +71,6 @@ class Bar:
         if state.get("TaskID") != self._started.number:
             return
         how = progress.read(state)
-        size = f", {progress.size_text(how.total_bytes)}" if how.total_bytes else ""
+        size = f", {size_text(how.total_bytes)}" if how.total_bytes else ""
         self._bar.update(self._line, description=self._title(how.words + size),
                          total=None if how.part is None else 1.0, completed=how.part or 0.0)

@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from datetime import datetime, timezone
 
 from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
@@ -167,6 +166,8 @@ class _Log:
     names = {}
 
     def __init__(self, context, server):
+        from datetime import datetime, timezone
+
         from remotes.duplicati import moments
 
         values = context.values

@@ -1,6 +1,5 @@
 """Actions on the session with a Duplicati server: login, logout, status."""
 
-import getpass
 import sys
 
 from remotes.actions.context import DUPLICATI, Action, Reply
@@ -75,6 +74,8 @@ def _enter(context, found, fresh):
 
 
 def _asked(base):
+    import getpass
+
     if not sys.stdin.isatty():
         raise UsageError("a password is needed: --password_file, or $DUPLICATI_PASSWORD, or a"
                          " terminal to ask at (or --login_token_file)")
