@@ -1,0 +1,432 @@
+"""A Duplicati server on loopback, small enough to read: for a first try of the client, and for
+its tests and benchmarks.
+
+Guards: that a client meets here what it meets at real servers of four releases (2.0.8.1, 2.1.0.5,
+2.3.0.4 and today's), traps included; `tests/test_demo_duplicati.py` holds it against what they
+answered. Backups are real: a run copies the files of a job to its target, where they can be
+listed, searched and restored, also by another server that knows nothing but the target. All but
+tasks is kept in `folder` and outlives the end of the process, `kill -9` included.
+Leaves alone: schedules that come due, the file system, the command line, the websocket,
+destinations other than `file://`. It is no server for a network.
+
+How a run ends and how long it takes is steered by settings of its job: see
+duplicati_operations.py. And there are endpoints that are not Duplicati's, without a session:
+    POST /demo/hold?name=JOB      tasks of that job stop in their middle ...
+    POST /demo/release?name=JOB   ... until this
+    POST /demo/reached?name=JOB   answers when one has come to its middle
+    POST /demo/expire             all access tokens (sessions, on 2.0) given so far are over
+    GET  /demo/requests           [method, path] of the latest requests
+
+It imports nothing of the client's package, so that the two cannot share a mistake. It is also
+a program: `python demo/duplicati.py --help`. Parts: duplicati_releases.py (what differs),
+_endpoints (the table), _views, _backups, _browsing, _legacy (what they do), _tokens, _cookies
+(sessions), _engine, _operations, _results, _versions (tasks), _jobs, _store, _live, _moments,
+_answers, _aescrypt.
+"""
+import argparse
+import contextlib
+import shutil
+import signal
+import socket
+import socketserver
+import sqlite3
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import yaml
+
+if not __package__:  # run as a program: what is on the path is this folder, not the project's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from demo import duplicati_jobs as jobs
+from demo.duplicati_answers import Answer, Call, compact
+from demo.duplicati_cookies import CookieSessions
+from demo.duplicati_endpoints import answer_legacy, answer_modern, endpoints
+from demo.duplicati_engine import ClosedError, Engine
+from demo.duplicati_live import LiveLog
+from demo.duplicati_operations import Operations
+from demo.duplicati_releases import RELEASES
+from demo.duplicati_store import Store
+from demo.duplicati_tokens import TokenSessions
+
+SITE = Path(__file__).with_name("duplicati-site.yml")
+KEPT_REQUESTS = 10_000
+JOB_NAMES = {"name", "description", "files", "sources", "target", "target_url", "settings",
+             "filters", "schedule"}
+
+
+class SiteError(ValueError):
+    """A site that cannot be served; the message is one line and names the place."""
+
+
+class Duplicati:
+    """A server's state and rules, without sockets; can be used from several threads.
+
+    `release`: a key of RELEASES. `password` None: none on 2.0, on later releases one that nobody
+    knows. `folder`: where all is kept; None: a temporary one, removed by `close`. `site`: what a
+    new folder begins with (`duplicati-site.yml` explains what can be in it); None: no jobs.
+    `token_seconds`: life of an access token. `pre_auth`: pre-auth tokens. `busy_seconds`: how
+    long 2.1.0.5 waits for a busy database. `log` gets one line for each thing that happens.
+    Raises SiteError, OSError, sqlite3.Error.
+    """
+
+    def __init__(self, release: str = "2.3.0.4", password: str | None = None,
+                 folder: Path | None = None, site: dict | None = None,
+                 token_seconds: float = 900, pre_auth: tuple[str, ...] = (),
+                 enable_forever_token: bool = False, busy_seconds: float = 10,
+                 log: Callable[[str], None] = lambda line: None):
+        self.played, self.release_name = RELEASES[release], release
+        self.password, self.log, self.busy_seconds = password, log, busy_seconds
+        self._token_options = (token_seconds, tuple(pre_auth), enable_forever_token)
+        self._is_temporary = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="duplicati-demo-") if folder is None
+                           else folder)
+        self.endpoints = endpoints(self.played)
+        self.requests: list[tuple[str, str]] = []
+        self._open()
+        if self.store.is_new():
+            self._make_site(site or {})
+            self.store.save_setting("demo-made", "yes")
+
+    def _open(self) -> None:
+        self.store = Store(self.folder / "data")
+        self.live = LiveLog()
+        self.operations = Operations(self.played, self.store, self.live)
+        if self.played.is_legacy:
+            self.sessions = CookieSessions(self.store, self.password)
+        else:
+            self.sessions = TokenSessions(self.played, self.store, self.password,
+                                          *self._token_options, log=self.live.add)
+        self.engine.start()
+
+    @property
+    def engine(self) -> Engine:
+        """The tasks; another one after a restart."""
+        return self.operations.engine
+
+    @staticmethod
+    def now() -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def close(self) -> None:
+        """End, as if killed; a temporary folder is removed."""
+        self.engine.close()
+        self.store.close()
+        if self._is_temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    # For tests.
+
+    def hold(self, name: str) -> None:
+        """Let tasks of jobs of that name stop in their middle."""
+        self.engine.hold(name)
+
+    def release(self, name: str) -> None:
+        """Let them go on."""
+        self.engine.release_job(name)
+
+    def wait_reached(self, name: str, seconds: float = 10) -> bool:
+        """Wait until a held task has come to its middle; whether it has."""
+        return self.engine.wait_until(lambda: name in self.engine.reached, seconds)
+
+    def wait_idle(self, seconds: float = 10) -> bool:
+        """Wait until nothing runs or is queued; whether that is so."""
+        engine = self.engine
+        return engine.wait_until(lambda: not engine.active and not engine.queue, seconds)
+
+    def expire_tokens(self) -> None:
+        """All access tokens (on 2.0: all sessions) given so far are over."""
+        self.sessions.expire_tokens()
+
+    def crash_and_restart(self) -> None:
+        """The same as `kill -9` and a new start, at the same port: what runs leaves no row, task
+        numbers begin anew, results are forgotten; calls that wait get no answer."""
+        self.engine.close()
+        self.store.close()
+        self._open()
+
+    @property
+    def tasks(self) -> dict:
+        """The tasks that the engine knows, by number."""
+        return self.engine.tasks
+
+    # The site.
+
+    def _make_site(self, site: dict) -> None:
+        for number, job in enumerate(site.get("jobs") or [], 1):
+            where = f"job {number}"
+            if not isinstance(job, dict) or "name" not in job:
+                raise SiteError(f"{where}: a mapping with a name is expected")
+            if unknown := sorted(set(job) - JOB_NAMES):
+                raise SiteError(f"{where}: {unknown[0]!r} is not known; known: "
+                                + ", ".join(sorted(JOB_NAMES)))
+            self._make_job(job)
+
+    def _make_job(self, job: dict) -> None:
+        sources = job.get("sources")
+        if sources is None:
+            folder = self.folder / "sources" / job["name"]
+            for path, content in (job.get("files") or {}).items():
+                _make_file(folder / path, content)
+            sources = [f"{folder}/"]
+        url = job.get("target_url")
+        if url is None:
+            (self.folder / "targets").mkdir(exist_ok=True)
+            url = f"file://{self.folder}/targets/{job.get('target', job['name'])}"
+        document = jobs.take_job({
+            "Name": job["name"], "Description": job.get("description"), "TargetURL": url,
+            "Sources": sources, "Metadata": {}, "Settings": [
+                {"Name": name, "Value": str(value)}
+                for name, value in (job.get("settings") or {}).items()],
+            "Filters": [{"Order": order, "Include": text[0] == "+", "Expression": text[1:]}
+                        for order, text in enumerate(job.get("filters") or [])]})
+        key = self.store.add_backup(document)
+        if job.get("schedule"):
+            given = job["schedule"]
+            self.store.save_schedule(key, jobs.take_schedule(self.played, {
+                "Repeat": given.get("repeat"), "Time": given.get("time"),
+                "AllowedDays": given.get("days")}))
+
+    # Calls.
+
+    def answer(self, method: str, target: str, headers: dict[str, str], body: bytes,
+               url: str) -> Answer | None:
+        """What the server says to a request; all that this changes is saved by then. `headers`:
+        their names in lower case. None: it never answers. ClosedError if it is killed
+        meanwhile."""
+        call = Call(method, target, headers, body, url)
+        if call.path.startswith("/demo/"):
+            return self._control(call)
+        self.requests.append((method, target))
+        del self.requests[:-KEPT_REQUESTS]
+        engine = self.engine
+        if not self.played.is_legacy:
+            answer = answer_modern(self, call)
+        elif self.sessions.never_answers(call):
+            return None
+        else:
+            answer = answer_legacy(self, call)
+        if engine.closed:
+            raise ClosedError
+        return answer
+
+    def _control(self, call: Call) -> Answer:
+        name, reply = call.query.get("name", ""), {}
+        if call.path == "/demo/hold":
+            self.hold(name)
+        elif call.path == "/demo/release":
+            self.release(name)
+        elif call.path == "/demo/reached":
+            reply = {"reached": self.wait_reached(name, 60)}
+        elif call.path == "/demo/expire":
+            self.expire_tokens()
+        elif call.path == "/demo/requests":
+            reply = self.requests
+        else:
+            return Answer(404)
+        return Answer(200, [("Content-Type", "application/json")], compact(reply))
+
+
+def _make_file(path: Path, content: object) -> None:
+    """A file of a site: a text, or a number of bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, int):
+        path.write_bytes((path.name.encode() + b"\n") * (content // (len(path.name) + 1) + 1))
+        with path.open("r+b") as file:
+            file.truncate(content)
+    else:
+        path.write_text(str(content), encoding="utf-8")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection: requests in, answers of `server.state` out."""
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def respond(self) -> None:
+        """Answer a request, or end the connection if there is no answer."""
+        body = self._read_body()
+        if body is None:
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        try:
+            answer = self.server.state.answer(self.command, self.path, headers, body,
+                                              self.server.url)
+        except (ClosedError, sqlite3.ProgrammingError):  # killed in the middle of it
+            self.close_connection = True
+            return
+        if answer is None:
+            self.rfile.read(1)  # until the other side, or the end of the server, gives up
+            self.close_connection = True
+            return
+        self._write(answer)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond
+
+    def _write(self, answer: Answer) -> None:
+        status, headers, body, reason = answer
+        if ("Connection", "close") in headers:
+            self.close_connection = True
+        elif self.close_connection:
+            headers = [*headers, ("Connection", "close")]
+        lines = [f"HTTP/1.1 {status} {reason or HTTPStatus(status).phrase}",
+                 *(f"{name}: {value}" for name, value in headers)]
+        if status != 204:
+            lines.append(f"Content-Length: {len(body)}")
+        # In one piece: a body sent after its headers can wait 40 ms for the other side's
+        # delayed acknowledgement.
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+        self.wfile.write(head + (b"" if self.command == "HEAD" else body))
+
+    def _read_body(self) -> bytes | None:
+        """The whole body; None, and the end of the connection, if it does not come."""
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not length.isdecimal():
+            self.close_connection = True
+            return self.send_error(HTTPStatus.LENGTH_REQUIRED)
+        body = self.rfile.read(int(length))
+        if len(body) == int(length):
+            return body
+        self.close_connection = True
+        return None
+
+    def log_message(self, format: str, *values) -> None:
+        """What http.server itself has to tell: of requests that are not HTTP."""
+        self.server.state.log((format % values).partition("\n")[0][:80])
+
+
+class Server(ThreadingHTTPServer):
+    """A Duplicati at a port. Run `serve_forever` in a thread; to end it call `shutdown` from
+    another one, then `server_close`, then `state.close`. `url`: its address."""
+    daemon_threads = True
+    request_queue_size = 128
+    allow_reuse_port = False  # a second server at the same port is a mistake that should show
+
+    def __init__(self, state: Duplicati, address: tuple[str, int],
+                 ssl_context: ssl.SSLContext | None):
+        self.state, self._connections = state, set()
+        super().__init__(address, Handler)  # calls server_close if it cannot listen
+        scheme = "https" if ssl_context else "http"
+        self.url = f"{scheme}://{address[0]}:{self.server_address[1]}/"
+        if ssl_context:
+            # The handshake waits for the first read, in the connection's own thread.
+            self.socket = ssl_context.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def server_bind(self) -> None:
+        """Bind without looking up the name of this machine, which can take seconds."""
+        socketserver.TCPServer.server_bind(self)
+
+    def serve_forever(self, poll_interval: float = 0.02) -> None:
+        """Serve until `shutdown`, which is noticed within `poll_interval` seconds."""
+        super().serve_forever(poll_interval)
+
+    def process_request(self, request: socket.socket, client_address: tuple) -> None:
+        """A connection begins."""
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: socket.socket) -> None:
+        """A connection ends."""
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Stop listening and end the connections."""
+        super().server_close()
+        for connection in tuple(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: socket.socket, client_address: tuple) -> None:
+        """A connection that broke, or that is not TLS: a line in place of a traceback."""
+        fault = sys.exc_info()[1]
+        self.state.log(f"a connection broke: {type(fault).__name__} {fault}")
+
+
+def make_server(state: Duplicati, port: int = 0, bind: str = "127.0.0.1",
+                ssl_context: ssl.SSLContext | None = None) -> Server:
+    """A server that listens (port 0: any) but does not serve yet. OSError if it cannot."""
+    return Server(state, (bind, port), ssl_context)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="A Duplicati server to try the client with; not for a network.")
+    parser.add_argument("--release", choices=list(RELEASES), default="2.3.0.4",
+                        help="which one it plays (default: %(default)s)")
+    parser.add_argument("--bind", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=8200, help="default: %(default)s; 0: any")
+    parser.add_argument("--password", help="without it: none on 2.0, an unknown one later")
+    parser.add_argument("--folder", type=Path, help="where all is kept (default: a temporary one)")
+    parser.add_argument("--site", type=Path, default=SITE, metavar="FILE",
+                        help="what a new folder begins with, in YAML")
+    parser.add_argument("--token_seconds", type=float, default=900,
+                        help="life of an access token (default: %(default)s)")
+    parser.add_argument("--pre_auth", action="append", default=[], metavar="TOKEN",
+                        help="a pre-auth token; can be given several times")
+    parser.add_argument("--enable_forever_token", action="store_true")
+    parser.add_argument("--certificate", metavar="PEM", help="serve HTTPS")
+    parser.add_argument("--key", metavar="PEM", help="the certificate's, if not in its file")
+    arguments = parser.parse_args(argv)
+    if not arguments.bind:  # to the system that means every address of this machine
+        parser.error("--bind is empty")
+    if arguments.key and not arguments.certificate:
+        parser.error("--key needs --certificate")
+    return arguments
+
+
+def _open_server(arguments: argparse.Namespace) -> Server:
+    """The server that the arguments describe. Raises SiteError, OSError, sqlite3.Error."""
+    try:
+        site = yaml.safe_load(arguments.site.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SiteError(" ".join(str(error).split())) from error
+    context = None
+    if arguments.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(arguments.certificate, arguments.key)
+    state = Duplicati(
+        arguments.release, arguments.password, arguments.folder, site, arguments.token_seconds,
+        tuple(arguments.pre_auth), arguments.enable_forever_token,
+        log=lambda line: sys.stderr.write(line + "\n"))
+    try:
+        return make_server(state, arguments.port, arguments.bind, context)
+    except OSError:
+        state.close()
+        raise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until SIGTERM or Ctrl-C: 0. 1: it could not start, stderr says why."""
+    arguments = _arguments(argv)
+    # SIGINT as well: a shell that starts a program in the background has it ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        server = _open_server(arguments)
+    except (SiteError, OSError, sqlite3.Error) as error:
+        where = arguments.site if isinstance(error, SiteError) else (
+            f"at {arguments.bind}:{arguments.port}")
+        print(f"The server cannot start: {where}: {error}", file=sys.stderr)
+        return 1
+    try:
+        print(f"Duplicati {arguments.release} at {server.url}", flush=True)
+        server.serve_forever()
+    except KeyboardInterrupt:
+        server.state.log("ended")
+    finally:
+        server.server_close()
+        server.state.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,584 @@
+"""What the tasks of the demo Duplicati server do, for real: back up, restore, verify, repair,
+delete; and what each leaves behind: result rows, metadata, notifications, lines of logs.
+
+Guards: that a run ends as each release ends it (section 2.7, 4.1 and 8.1 of the protocol), by
+the settings of the job that steer it:
+    --demo-seconds=N        how long a run takes; progress moves meanwhile
+    --demo-ending=WORD      success, warning, error, fatal (an exception in its middle), early
+                            (an exception before the job's database is made)
+    --demo-ignores-abort=true   an abort or stop is heard and changes nothing
+    --demo-restore-seconds, --demo-restore-ending, and likewise for verify, compact, vacuum, repair
+Leaves alone: which task comes when (duplicati_engine.py), and HTTP.
+"""
+from datetime import datetime
+from pathlib import Path
+
+from demo import duplicati_jobs as jobs
+from demo import duplicati_moments as moments
+from demo.duplicati_answers import EngineError
+from demo.duplicati_engine import ClosedError, Engine, Task
+from demo.duplicati_live import LiveLog
+from demo.duplicati_releases import Release
+from demo.duplicati_results import QUOTA, Report, row
+from demo.duplicati_store import JobDatabase, Store
+from demo.duplicati_versions import (
+    Entry,
+    Restored,
+    Target,
+    Version,
+    largest_prefix,
+    matching,
+    restore_entry,
+    select,
+    walk,
+)
+
+TICKS = 25
+MAIN = "Duplicati.Library.Main"
+# Name of the operation in /tasks -> MainOperation of its result.
+RESULT_NAMES = {"Verify": "Test", "RepairUpdate": "Repair", "CreateReport": "CreateLogDb"}
+EXTRA_FILES = {
+    True: "Found {} remote files that are not recorded in local storage. This can be caused by "
+          "having two backups sharing a destination folder which is not supported. It can also "
+          "be caused by restoring an old database. If you are certain that only one backup uses "
+          "the folder and you have the most updated version of the database, you can use repair "
+          "to delete the unknown files.",
+    False: "Found {} remote files that are not recorded in local storage, please run repair"}
+
+
+class LeavesNoRowError(EngineError):
+    """An exception so early that the log of the job does not know of it."""
+
+
+def database_of(job: dict) -> JobDatabase:
+    """The database of a job."""
+    return JobDatabase(job["DBPath"])
+
+
+def target_of(job: dict, passphrase: str | None = None) -> Target:
+    """The target of a job."""
+    return Target(job["TargetURL"], jobs.passphrase(job) if passphrase is None else passphrase)
+
+
+def size_text(release: Release, size: int) -> str:
+    """A size for people."""
+    for unit, factor in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:.2f} {unit}{'iB' if release.sizes_in_ki else 'B'}"
+    return f"{size} bytes"
+
+
+class Operations:
+    """The work of the engine, over a store."""
+
+    def __init__(self, release: Release, store: Store, live: LiveLog):
+        self.release, self.store, self.live = release, store, live
+        self.engine = Engine(release, self.perform)
+
+    # One task, from its beginning to what it leaves behind.
+
+    def perform(self, task: Task) -> None:
+        """Do a task; EngineError if it ends by an exception."""
+        report = Report(RESULT_NAMES.get(task.operation, task.operation), moments.now())
+        report.line("Information", f"{MAIN}.Controller-StartingOperation",
+                    f"The operation {report.operation} has started")
+        task.arguments["operation_id"] = None
+        try:
+            getattr(self, "_" + task.operation.lower())(task, report)
+        except ClosedError:
+            raise
+        except EngineError as error:
+            self._fail(task, report, error)
+            raise
+        except Exception as fault:  # whatever else fails inside ends the task, not the server
+            error = EngineError(str(fault), f"System.{type(fault).__name__}")
+            self._fail(task, report, error)
+            raise error from fault
+        if task.operation != "DeleteBackup":
+            self._succeed(task, report)
+
+    def _begin(self, task: Task, report: Report) -> JobDatabase:
+        """The job's database, made if it is missing, with the operation noted."""
+        database = database_of(task.backup)
+        database.make()
+        task.arguments["operation_id"] = database.begin(report.operation)
+        return database
+
+    def _succeed(self, task: Task, report: Report) -> None:
+        """What an operation that came to its end leaves behind."""
+        is_run = task.operation == "Backup"
+        if not (is_run and report.interrupted and not self.release.row_of_stop):
+            if self.release.has_v2 or report.operation not in ("Compact", "Vacuum", "ListRemote",
+                                                               "CreateLogDb"):
+                self._add_row(task, report)
+            self._save_metadata(task, self._metadata(task, report))
+        if not report.interrupted or self.release.row_of_stop:
+            self._notify_of_lines(task, report)
+        for line in report.warnings + report.errors:
+            self._tell_live(task, line)
+
+    def _fail(self, task: Task, report: Report, error: EngineError) -> None:
+        """What an operation that ended by an exception leaves behind."""
+        is_abort = task.is_aborted
+        tag = f"{MAIN}.Controller-FailedOperation"
+        name = error.kind.rpartition(".")[2]
+        report.line("Error", tag, f"The operation {report.operation} has failed"
+                    f"\n{name}: {error.message}")
+        report.interrupted = is_abort
+        report.parsed_result = self.release.row_of_abort if is_abort else "Fatal"
+        self.engine.progress["phase"] = self.engine.progress["phase"] if is_abort else "Error"
+        is_told = self.release.row_of_abort if is_abort else self.release.row_of_failure
+        if is_told and not isinstance(error, LeavesNoRowError):
+            self._add_row(task, report)
+        if is_abort and not self.release.has_trace_of_abort:
+            self._save_metadata(task, self._metadata(task, report))
+            return
+        self.note_failure(task.backup, f"{task.operation}", error, task.number)
+
+    def note_failure(self, job: dict, operation: str, error: EngineError,
+                     number: int | None = None) -> None:
+        """Notification, LastErrorMessage and lines in the server's logs of an exception."""
+        moment = moments.now()
+        if not job.get("IsTemporary"):
+            for one in self.store.notifications():
+                if one["BackupID"] == job["ID"] and one["Type"] == "Error":
+                    self.store.forget_notification(one["ID"])
+            self._notify(job, "Error", error.message, error.trace, error.help_id)
+            self._save_metadata_of(job["ID"], {"LastErrorDate": moments.stamp(moment),
+                                               "LastErrorMessage": error.message})
+        time = int(moment.timestamp())
+        if number is not None and self.release.has_v2:
+            self.store.add_error(job["ID"], "Error in worker", error.trace, time)
+        self.store.add_error(job["ID"], f'Failed while executing {operation} "{job["Name"]}" '
+                             f'(id: {job["ID"]})', error.trace, time)
+        self.live.add("Error", f"{MAIN}.Controller-FailedOperation", f"The operation {operation} "
+                      f"has failed", backup_id=job["ID"], task=number,
+                      exception=(error.kind, error.trace))
+        self.engine.tell(data=True, notification=True)
+
+    def _add_row(self, task: Task, report: Report) -> None:
+        database = database_of(task.backup)
+        if not task.backup.get("IsTemporary") and database.exists:
+            operation = task.arguments["operation_id"] or database.begin(report.operation)
+            database.add_result(operation, int(moments.now().timestamp()),
+                                row(self.release, report))
+
+    def _tell_live(self, task: Task, line: str) -> None:
+        head, _, message = line.partition("]: ")
+        level, _, tag = head.partition("[")[2].partition("-")
+        self.live.add(level, tag, message, backup_id=task.backup_id, task=task.number)
+
+    # Notifications and metadata.
+
+    def _notify(self, job: dict | None, kind: str, message: str, exception: str = "",
+                message_id: str | None = None, **other) -> None:
+        word = {"Error": "Error", "Warning": "Warning"}.get(kind)
+        self.store.add_notification({
+            "Type": kind, "Title": f"{word} while running {job['Name']}" if word else "",
+            "Message": message, "Exception": exception, "BackupID": job["ID"] if job else None,
+            "Action": "backup:show-log", "Timestamp": moments.utc_text(
+                moments.now().replace(microsecond=0)), "LogEntryID": None,
+            "MessageID": message_id, "MessageLogTag": None} | other)
+        self.engine.tell(notification=True)
+
+    def _notify_of_lines(self, task: Task, report: Report) -> None:
+        job = task.backup
+        if job.get("IsTemporary"):
+            return
+        for kind, lines in (("Error", report.errors), ("Warning", report.warnings)):
+            if lines:
+                text = lines[0] if self.release.has_estimate else f"{kind}: {lines[0]}"
+                if len(lines) > 1:
+                    text = f"Encountered {len(lines)} {kind.lower()}s"
+                self._notify(job, kind, text, MessageLogTag=None if self.release.has_estimate
+                             else "backup:show-log")
+                return
+        if task.operation == "Backup" and self.release.has_v2 \
+                and self.store.forget_notifications(job["ID"]):
+            self.engine.tell(notification=True)
+
+    def _metadata(self, task: Task, report: Report) -> dict[str, str]:
+        """What changes in the metadata of a job after an operation."""
+        ended = moments.now()
+        prefix = {"Backup": "LastBackup", "Restore": "LastRestore", "Compact": "LastCompact",
+                  "Vacuum": "LastVacuum"}.get(report.operation)
+        if prefix is None or (report.interrupted and self.release.tells_interrupted):
+            return {}
+        times = {f"{prefix}Duration": moments.span_text(ended - report.started),
+                 f"{prefix}Started": moments.stamp(report.started),
+                 f"{prefix}Finished": moments.stamp(ended)}
+        if report.operation != "Backup":
+            return times
+        times = {name: times[name] for name in (
+            "LastBackupStarted", "LastBackupFinished", "LastBackupDuration")}
+        last = moments.stamp(report.last_version) if report.last_version else "00010101T000000Z"
+        known = report.traffic.get("KnownFileSize", 0)
+        fields = {"LastBackupDate": last, "BackupListCount": str(report.versions),
+                  **{name: str(value) for name, value in QUOTA.items()},
+                  "TargetFilesSize": str(known),
+                  "TargetFilesCount": str(report.traffic.get("KnownFileCount", 0))}
+        if self.release.has_v2:
+            fields["TargetFilesetsCount"] = str(report.versions)
+        size = report.own.get("SizeOfExaminedFiles", 0)
+        fields |= {"TargetSizeString": size_text(self.release, known),
+                   "SourceFilesSize": str(size),
+                   "SourceFilesCount": str(report.own.get("ExaminedFiles", 0)),
+                   "SourceSizeString": size_text(self.release, size), **times}
+        if "verified" in report.own:
+            fields |= {"LastCompactDuration": "00:00:00.0010000",
+                       "LastCompactStarted": moments.stamp(ended),
+                       "LastCompactFinished": moments.stamp(ended)}
+        return fields
+
+    def _save_metadata(self, task: Task, changes: dict[str, str]) -> None:
+        if changes and not task.backup.get("IsTemporary"):
+            self._save_metadata_of(task.backup_id, changes)
+
+    def _save_metadata_of(self, key: str, changes: dict[str, str]) -> None:
+        job = self.store.backup(key)  # as it is now: it can have been edited, or be gone
+        if job:
+            job["Metadata"] = (job["Metadata"] or {}) | changes
+            self.store.save_backup(key, job)
+
+    # Time and progress.
+
+    def _option(self, task: Task, name: str) -> str:
+        word = "" if task.operation == "Backup" else task.operation.lower() + "-"
+        return jobs.settings_of(task.backup).get(f"--demo-{word}{name}", "")
+
+    def _let_pass(self, task: Task, phase: str, share: float,
+                  entries: list[Entry] | None = None) -> int:
+        """Let a share of the task's time pass; the number of files that were come to when it
+        ended, which is all unless the task was stopped. The middle of the task is where there
+        are `entries`, if only an empty list."""
+        seconds = float(self._option(task, "seconds") or 0) * share
+        is_deaf = jobs.settings_of(task.backup).get("--demo-ignores-abort") == "true"
+        progress, files = self.engine.progress, entries or []
+        total = sum(entry.size for entry in files)
+        progress["phase"] = phase
+        if entries is not None:
+            progress.update(total_files=len(files), total_size=total)
+        for tick in range(1, TICKS + 1):
+            if is_deaf:
+                task.is_aborted = task.is_stopped = False
+            self.engine.pass_time(task, seconds / TICKS)
+            if entries is not None:
+                self._show(files, total * tick // TICKS, len(files) * tick // TICKS)
+            if tick == TICKS // 2 and entries is not None:
+                self.engine.stand(task)
+            if task.is_stopped and not is_deaf:
+                return progress["files"]
+        return len(files)
+
+    def _show(self, entries: list[Entry], size: int, least: int) -> None:
+        """Set the progress to so many bytes of these files."""
+        done = before = 0
+        while done < len(entries) and (before + entries[done].size <= size and done < least):
+            before += entries[done].size
+            done += 1
+        current = entries[done] if done < len(entries) else None
+        self.engine.progress.update(files=done, size=before, current=current and {
+            "name": current.path, "size": current.size,
+            "offset": max(0, min(size - before, current.size))})
+
+    # The operations. Each takes its task and its report.
+
+    def _backup(self, task: Task, report: Report) -> None:
+        job, ending = task.backup, self._option(task, "ending")
+        if ending == "early":
+            raise LeavesNoRowError("The demo job ends before it has a database",
+                                   "System.InvalidOperationException")
+        target, database = target_of(job), self._begin(task, report)
+        try:
+            target.make()
+        except EngineError as error:
+            if self.release.row_of_missing_target:
+                raise
+            raise LeavesNoRowError(error.message, error.kind, error.help_id) from error
+        self._check_target(target, database, report)
+        found = self._find(job, report)
+        files = [entry for entry, place in found if entry.kind == "file"]
+        self.engine.progress["transfer"] = self._transfer("Put", target, files)
+        reached = self._let_pass(task, "Backup_ProcessingFiles", 0.8, files)
+        if ending == "fatal":
+            raise EngineError("The demo job ends by an exception",
+                              "System.InvalidOperationException")
+        if ending == "warning":
+            report.line("Warning", f"{MAIN}.Operation.Backup.FileEnumerationProcess-"
+                        "PathProcessingError", f"Failed to process path: {job['Sources'][0]}x")
+        if ending == "error":
+            report.own["FilesWithError"] = 1
+            report.line("Error", f"{MAIN}.Operation.Backup.FileBlockProcessor.FileEntry-"
+                        "PathProcessingFailed", f"Failed to process path: {job['Sources'][0]}x")
+        is_partial = task.is_stopped
+        if is_partial:
+            self._note_stop(report)
+            left_out = {entry.path for entry in files[reached:]}
+            found = [pair for pair in found if pair[0].path not in left_out]
+            if not self.release.row_of_stop:
+                return
+        self._upload(task, report, target, database, found, is_partial)
+
+    def _note_stop(self, report: Report) -> None:
+        report.interrupted = report.own["PartialBackup"] = True
+        report.line("Warning", f"{MAIN}.Operation.BackupHandler-CancellationRequested",
+                    "Cancellation was requested by user.")
+
+    def _check_target(self, target: Target, database: JobDatabase, report: Report) -> None:
+        """Refuse a target with versions that the database does not know."""
+        known = database.versions()
+        extra = [path for one, path in target.stamps().items() if one not in known]
+        if not extra:
+            return
+        unknown = [path for path in target.files() if not known or path in extra]
+        for path in unknown:
+            report.line("Warning", f"{MAIN}.Operation.FilelistProcessor-ExtraUnknownFile",
+                        f"Extra unknown file: {path.name}")
+        raise EngineError(EXTRA_FILES[self.release.has_v2].format(len(unknown)),
+                          "Duplicati.Library.Interface.RemoteListVerificationException",
+                          "ExtraRemoteFiles")
+
+    def _find(self, job: dict, report: Report) -> list[tuple[Entry, Path]]:
+        """What there is to back up; EngineError for a source that is missing and must not be."""
+        for source in job["Sources"]:
+            is_there = Path(source.replace("%HOME%", str(Path.home()))).exists()
+            if not is_there and jobs.settings_of(job).get("--allow-missing-source") != "true":
+                raise EngineError(f"The source folder {source} does not exist, aborting backup",
+                                  help_id="SourceFolderMissing")
+        found = []
+        for entry, place in walk(job["Sources"], job["Filters"]):
+            try:
+                if entry.kind == "file":
+                    place.open("rb").close()
+                found.append((entry, place))
+            except OSError as error:
+                report.line("Warning", f"{MAIN}.Operation.Backup.FileBlockProcessor.FileEntry-"
+                            "PathProcessingFailed", f"Failed to process path: {place}"
+                            f"\n{type(error).__name__}: {error.strerror}")
+        return found
+
+    def _transfer(self, action: str, target: Target, files: list[Entry]) -> dict:
+        size = sum(entry.size for entry in files) + 500
+        path = f"duplicati-b{'0' * 32}.dblock{target.suffix}"
+        return {"action": action, "size": size, "done": size // 2, "speed": -1,
+                "path": path if self.release.has_v2 else "ParallelUpload"}
+
+    def _upload(self, task: Task, report: Report, target: Target, database: JobDatabase,
+                found: list[tuple[Entry, Path]], is_partial: bool) -> None:
+        """Keep the version, apply retention, verify, and count."""
+        self._let_pass(task, "Backup_WaitForUpload", 0.1)
+        earlier = {entry.path: entry.content
+                   for one in target.versions(database.versions())[:1] for entry in one.entries}
+        made = target.add(found, task.started, not is_partial)
+        new = moments.parse(_iso(made[-1].name.split("-")[1].split(".")[0]))
+        operation = task.arguments["operation_id"]
+        database.know(set(target.stamps()))
+        for path in made:
+            self._note_transfer(database, operation, "put", path)
+            report.line("Information", f"{MAIN}.BasicResults-BackendEvent",
+                        f"Backend event: Put - Completed: {path.name}")
+        self._apply_retention(task, report, target, database)
+        version = target.version(moments.stamp(new))
+        self._count(report, version, earlier, target, made)
+        self.engine.progress["transfer"] = None if self.release.has_v2 else {
+            **self._transfer("Get", target, []), "path": made[0].name}
+        if not is_partial:
+            report.own["verified"] = [path.name for path in reversed(made)]
+            self._let_pass(task, "Verify_Running", 0.1)
+        self.engine.progress.update(phase="Backup_Complete", overall=1.0, current=None)
+
+    def _note_transfer(self, database: JobDatabase, operation: int, name: str,
+                       path: Path) -> None:
+        data = f'{{"Size":{path.stat().st_size},"Hash":"{"A" * 43}="}}'
+        database.add_remote(operation, int(moments.now().timestamp()), name, path.name, data)
+
+    def _apply_retention(self, task: Task, report: Report, target: Target,
+                         database: JobDatabase) -> None:
+        kept = jobs.settings_of(task.backup).get("keep-versions", "")
+        stamps = sorted(target.stamps(), reverse=True)
+        if not kept:
+            return
+        self.engine.progress["phase"] = "Backup_Delete"
+        for number, one in list(enumerate(stamps))[int(kept):]:
+            target.delete_version(one)
+            report.own.setdefault("deleted", []).append((number, moments.parse(_iso(one))))
+        database.know(set(target.stamps()))
+
+    def _count(self, report: Report, version: Version, earlier: dict, target: Target,
+               made: list[Path]) -> None:
+        files, remote = version.files, target.files()
+        added = [entry for entry in files if entry.path not in earlier]
+        modified = [entry for entry in files
+                    if entry.path in earlier and entry.content != earlier[entry.path]]
+        uploaded = sum(path.stat().st_size for path in made)
+        present = {entry.path for entry in version.entries}
+        gone = [path for path in earlier if path not in present]
+        report.own |= {
+            "ExaminedFiles": len(files), "SizeOfExaminedFiles": version.size,
+            "OpenedFiles": len(added) + len(modified), "AddedFiles": len(added),
+            "ModifiedFiles": len(modified),
+            "SizeOfAddedFiles": sum(entry.size for entry in added),
+            "SizeOfModifiedFiles": sum(entry.size for entry in modified),
+            "SizeOfOpenedFiles": sum(entry.size for entry in added + modified),
+            "AddedFolders": sum(entry.kind == "folder" and entry.path not in earlier
+                                for entry in version.entries),
+            "AddedSymlinks": sum(entry.kind == "link" and entry.path not in earlier
+                                 for entry in version.entries),
+            "DeletedFiles": sum(not path.endswith("/") for path in gone),
+            "DeletedFolders": sum(path.endswith("/") for path in gone)}
+        report.traffic |= {
+            "RemoteCalls": 2 * len(made) + 3, "BytesUploaded": uploaded,
+            "BytesDownloaded": uploaded, "FilesUploaded": len(made),
+            "FilesDownloaded": len(made), "KnownFileCount": len(remote),
+            "KnownFileSize": sum(path.stat().st_size for path in remote)}
+        report.last_version, report.versions = version.time, len(target.stamps())
+
+    def known_versions(self, job: dict, passphrase: str | None = None) -> list[Version]:
+        """The versions that the database of a job knows, newest first; without a database,
+        those at the target. EngineError if there is no such folder, or nothing in it."""
+        target, database = target_of(job, passphrase), database_of(job)
+        if not target.exists:
+            raise target.missing()
+        known = database.versions() if database.exists else None
+        versions = target.versions(known)
+        if not versions:
+            raise EngineError("No filesets found on remote target", help_id="EmptyRemoteFolder")
+        return versions
+
+    def _restore(self, task: Task, report: Report) -> None:
+        job, given = task.backup, task.arguments
+        target = target_of(job, given["passphrase"] or None)
+        if not job.get("IsTemporary"):
+            self._begin(task, report)
+        versions = self.known_versions(job, given["passphrase"] or None)
+        time = given["time"]
+        version = select(versions, time)
+        if version is None:
+            version = versions[0]
+            report.line("Warning", f"{MAIN}.Database.LocalRestoreDatabase-NoBackupAtDate",
+                        "No backup was found at the given time, using the newest")
+        chosen = matching(version.entries, given["paths"])
+        files = [entry for entry in chosen if entry.kind == "file"]
+        self.engine.progress["transfer"] = self._transfer("Get", target, files)
+        self._let_pass(task, "Restore_DownloadingRemoteFiles", 1.0, files)
+        done = Restored()
+        if not chosen and self.release.fails_without_match:
+            raise EngineError("Restore selection matched zero files, nothing to restore")
+        prefix = largest_prefix(chosen)
+        for entry in chosen:
+            self._restore_one(target, entry, prefix, given, version.time, done)
+        if not done.files and not done.folders and not done.links and not done.unmodified:
+            report.line("Warning", f"{MAIN}.Operation.RestoreHandler-NoFilesRestored",
+                        "Restore completed without errors but no files were restored")
+        for line in done.warnings:
+            report.line("Warning", f"{MAIN}.Operation.RestoreHandler-RestoreFailed", line)
+        self._count_restored(report, given, done, files)
+        self.engine.progress.update(phase="Restore_Complete", current=None, transfer=None)
+
+    def _restore_one(self, target: Target, entry: Entry, prefix: str, given: dict,
+                     time: datetime, done: Restored) -> None:
+        path = Path(entry.path)
+        if given["restore_path"]:
+            path = Path(given["restore_path"]) / entry.path[len(prefix):]
+        try:
+            restore_entry(target, entry, path, given["overwrite"], time,
+                          not given["skip_metadata"], done)
+        except OSError as error:
+            done.warnings.append(f"Failed to restore {path}: {error.strerror}")
+            done.broken.append(str(path))
+
+    def _count_restored(self, report: Report, given: dict, done: Restored,
+                        files: list[Entry]) -> None:
+        report.own |= {
+            "RestoredFiles": done.files, "SizeOfRestoredFiles": done.size,
+            "RestoredFolders": done.folders, "RestoredSymlinks": done.links,
+            "UnmodifiedFiles": done.unmodified, "SizeOfUnmodifiedFiles": done.unmodified_size,
+            "RestorePath": given["restore_path"], "BrokenLocalFiles": done.broken,
+            "TotalVolumesAccessed": min(len(files), 2)}
+        report.traffic |= {"RemoteCalls": 2, "FilesDownloaded": 1, "BytesDownloaded": done.size}
+
+    def _work(self, task: Task, report: Report, phase: str | None = None) -> Target:
+        """The part that the small operations share: a database, a target, time, an ending."""
+        if not task.backup.get("IsTemporary"):
+            self._begin(task, report)
+        target = target_of(task.backup)
+        if not target.exists:
+            raise target.missing()
+        self._let_pass(task, phase or self.release.initial_phase, 1.0, [])
+        ending = self._option(task, "ending")
+        if ending == "fatal":
+            raise EngineError("The demo job ends by an exception",
+                              "System.InvalidOperationException")
+        if ending in ("warning", "error"):
+            report.line(ending.title(), f"{MAIN}.Operation-Demo", f"The demo job has a {ending}")
+        return target
+
+    def _verify(self, task: Task, report: Report) -> None:
+        target = self._work(task, report, "Verify_Running")
+        report.own["verified"] = [path.name for path in target.files()[-3:]]
+        self.engine.progress.update(overall=1.0)
+
+    def _compact(self, task: Task, report: Report) -> None:
+        self._work(task, report)
+
+    def _vacuum(self, task: Task, report: Report) -> None:
+        self._work(task, report, "Vacuum_Running")
+
+    def _repair(self, task: Task, report: Report) -> None:
+        target = self._work(task, report)
+        stamps = set(target.stamps())
+        if not stamps:
+            raise EngineError("No filesets found on remote target", help_id="EmptyRemoteFolder")
+        target.version(next(iter(stamps)))  # with a wrong passphrase this is where it ends
+        database_of(task.backup).know(stamps)
+        self.engine.progress.update(overall=1.0)
+
+    def _repairupdate(self, task: Task, report: Report) -> None:
+        target = self._work(task, report)
+        time, database = task.arguments.get("time"), database_of(task.backup)
+        version = select(target.versions(), time)
+        if version is None:
+            raise EngineError("No filesets found on remote target", help_id="EmptyRemoteFolder")
+        database.know(database.versions() | {moments.stamp(version.time)})
+
+    def _listremote(self, task: Task, report: Report) -> None:
+        target = self._work(task, report)
+        report.own["Files"] = [{"Name": path.name, "Size": path.stat().st_size}
+                               for path in target.files()]
+
+    def _createreport(self, task: Task, report: Report) -> None:
+        self._begin(task, report)
+        self.engine.progress["phase"] = "BugReport_Running"
+        report.own["TargetPath"] = "/var/tmp/dup-report.zip"
+        self._notify(None, "Information", "Bugreport is ready for download",
+                     message_id="BugreportCreatedReady", Title="Bugreport ready",
+                     Action="bug-report:created:1", MessageLogTag="")
+
+    def _delete(self, task: Task, report: Report) -> None:
+        """Delete versions, by their numbers."""
+        target = self._work(task, report)
+        database = database_of(task.backup)
+        stamps = sorted(database.versions(), reverse=True)
+        deleted = []
+        for number in sorted(task.arguments["versions"]):
+            if 0 <= number < len(stamps):
+                target.delete_version(stamps[number])
+                deleted.append({"Item1": number, "Item2": moments.local_text(
+                    moments.parse(_iso(stamps[number])))})
+        database.know(set(target.stamps()))
+        report.own |= {"DeletedSetsActualLength": len(deleted), "DeletedSets": deleted,
+                       "Dryrun": False, "CompactResults": None}
+
+    def _deletebackup(self, task: Task, report: Report) -> None:
+        """Delete a job."""
+        job, given = task.backup, task.arguments
+        if given["remote_files"]:
+            target_of(job).delete_all()
+        if given["local_database"]:
+            database_of(job).delete()
+        self.store.delete_backup(job["ID"])
+
+
+def _iso(one: str) -> str:
+    """A stamp in ISO 8601."""
+    return f"{one[:4]}-{one[4:6]}-{one[6:11]}:{one[11:13]}:{one[13:15]}Z"
