@@ -16,11 +16,12 @@ from remotes.errors import (
     SettingsError,
     UnavailableError,
 )
-from remotes.transport import NOT_JSON
+from remotes.transport import NOT_JSON, one_line
 
 # The codes that we give ourselves where the server has no word of its own.
 NO_ENDPOINT = "NoSuchEndpoint"
 LOCKED = "DatabaseLocked"
+_LONGEST_TEXT = 500
 _GENERIC = "An error occurred"
 _LOCKED_WORDS = ("database is locked", "database is currently in use")
 
@@ -55,7 +56,7 @@ def _told(answer, method, document):
     """The error in an envelope of v2, whose HTTP status is 200."""
     code = document.get("StatusCode")
     text = document.get("Error") or code or "it says no"
-    what = f"{_place(answer, method)}: {masked_text(str(text))}"
+    what = f"{_place(answer, method)}: {_line(text)}"
     if code == "HTTP-404":
         return _coded(NotFoundError(what, answer=masked(document)), code)
     if code == LOCKED:
@@ -70,7 +71,7 @@ def _failure(answer, method):
     document = answer.json if isinstance(answer.json, dict) else {}
     said = masked(document) or None
     text = document.get("Error") or document.get("Message") or document.get("Reason")
-    text = masked_text(str(text)) if text else ""
+    text = _line(text) if text else ""
     code = document.get("HelpId") or document.get("Type")
     what = _what(answer, method) + (f": {text}" if text else "")
     status = answer.status
@@ -124,6 +125,11 @@ def _unavailable(answer, what, said):
 def _locked(what, document):
     return UnavailableError(f"{what}; a task of that backup is running: try again when it is over",
                             kind="database_locked", answer=masked(document))
+
+
+def _line(text):
+    """What a server says, in one line without secrets."""
+    return one_line(masked_text(str(text)), _LONGEST_TEXT)
 
 
 def _coded(error, code):
