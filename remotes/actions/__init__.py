@@ -5,12 +5,23 @@ An action is declared in one literal beside its function; here they are only lis
 
 from remotes.actions import client, commands, registration
 from remotes.actions.context import DUPLICATI
-from remotes.actions.duplicati import SESSION, acting, reading, restoring, session
+from remotes.actions.duplicati import (
+    SESSION,
+    acting,
+    changing,
+    deleting,
+    exporting,
+    reading,
+    restoring,
+    server_settings,
+    session,
+)
 from remotes.actions.options import COMMON, OPTIONS
 from remotes.errors import EXIT_CODES
 
 ACTIONS = {action.name: action
-           for module in (registration, commands, session, reading, acting, restoring, client)
+           for module in (registration, commands, session, reading, acting, restoring, changing,
+                          exporting, deleting, server_settings, client)
            for action in module.ACTIONS}
 
 

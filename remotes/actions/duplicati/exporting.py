@@ -1,0 +1,128 @@
+"""The action that writes backups to files.
+
+Guards: that files can be read by nobody else from their first byte, have safe names, and
+overwrite nothing unasked. Leaves alone: what is in them (documents, aescrypt).
+"""
+
+import contextlib
+import os
+import time
+
+from remotes.actions.context import DUPLICATI, Action, Reply
+from remotes.actions.duplicati import SESSION
+from remotes.actions.duplicati.acting import backup_ids
+from remotes.errors import ForeignServerError, RefusedError, UsageError
+
+_SUFFIX = "-duplicati-config"
+
+
+def duplicati_export(context):
+    from remotes import files
+
+    passphrase = None
+    if context.values["passphrase_file"] is not None:
+        passphrase = files.read_secret(context.values["passphrase_file"], "passphrase")
+    with contextlib.closing(context.duplicati()) as server:
+        ids = backup_ids(context, server)
+        names = {str(row["Backup"].get("ID")): str(row["Backup"].get("Name"))
+                 for row in server.backups()}
+        paths = _paths(context, {backup_id: names.get(backup_id, backup_id) for backup_id in ids},
+                       is_encrypted=passphrase is not None)
+        written = []
+        for backup_id, path in paths.items():
+            content = _content(context, server, backup_id)
+            if passphrase is not None:
+                from remotes import aescrypt
+
+                content = aescrypt.encrypt(content, passphrase)
+            _write(path, content, force=context.values["force"])
+            written.append({"id": backup_id, "name": names.get(backup_id), "path": path})
+    return Reply({"status": "OK", "changed": bool(written), "files": written,
+                  "has_passwords": not context.values["no_passwords"],
+                  "is_encrypted": passphrase is not None})
+
+
+def _content(context, server, backup_id):
+    """The export of one backup as bytes, in the wanted form."""
+    from remotes.duplicati import answers, documents
+
+    query = {"export-passwords": not context.values["no_passwords"]}
+    if not server.is_legacy:
+        query["token"] = _token(server)
+    answer = server.raw("GET", f"v1/backup/{backup_id}/export", query=query)
+    answers.judge(answer, "GET")
+    if context.values["file_format"] == "json":
+        return answer.body.removeprefix(b"\xef\xbb\xbf")
+    return documents.yaml_text(documents.parse(answer.body, "the export")).encode()
+
+
+def _token(server):
+    """A token for this one operation, which takes no other (section 1.8)."""
+    answer = server.call("POST", "v1/auth/issuetoken/export")
+    if not isinstance(answer, dict) or not isinstance(answer.get("Token"), str):
+        raise ForeignServerError(f"{server.base} gives no token for an export")
+    return answer["Token"]
+
+
+def _paths(context, names, *, is_encrypted):
+    """The path of each backup's file (ID -> path), none of which is there without --force."""
+    values = context.values
+    target = values["output_path"] or os.getcwd()
+    if os.path.isdir(target):
+        paths = _paths_in(target, names, _ending(context, is_encrypted))
+    elif len(names) == 1:
+        paths = dict.fromkeys(names, target)
+    else:
+        raise UsageError(f"--output_path {target} must be a folder that is there, for"
+                         f" {len(names)} backups")
+    for path in paths.values():
+        if os.path.lexists(path) and not values["force"]:
+            raise _is_there(path)
+    return paths
+
+
+def _ending(context, is_encrypted):
+    stamp = time.strftime("-%Y%m%dT%H%M%S") if context.values["timestamp"] else ""
+    kind = {"yaml": "yml", "json": "json"}[context.values["file_format"]]
+    return f"{_SUFFIX}{stamp}.{kind}" + (".aes" if is_encrypted else "")
+
+
+def _paths_in(folder, names, ending):
+    """Paths in a folder; names that are one for some file systems get their ID with them."""
+    from remotes.duplicati.documents import safe_file_name
+
+    safe = {backup_id: safe_file_name(name) for backup_id, name in names.items()}
+    known = [name.casefold() for name in safe.values()]
+    return {backup_id: os.path.join(
+        folder, name + (f"-{backup_id}" if known.count(name.casefold()) > 1 else "") + ending)
+        for backup_id, name in safe.items()}
+
+
+def _write(path, content, *, force):
+    from remotes import files
+
+    if force:
+        files.replace(path, content)
+        return
+    with files.told("write", path):
+        beside = files.write_beside(path, content)
+        try:
+            files.rename_to_new(beside, path)
+        except FileExistsError:
+            raise _is_there(path) from None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+        files.sync_folder(path)
+
+
+def _is_there(path):
+    return RefusedError(f"{path} is there: name another with --output_path, or --force overwrites"
+                        " it")
+
+
+ACTIONS = (
+    Action("duplicati_export", "write backups to files, to create or update them from", DUPLICATI,
+           (), ("id", "all", "file_format", "output_path", "timestamp", "no_passwords",
+                "passphrase_file", "force", *SESSION), duplicati_export),
+)
