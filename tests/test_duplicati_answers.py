@@ -138,8 +138,10 @@ FAILURES = st.fixed_dictionaries({}, optional={
     for name in ("Error", "Message", "Reason", "HelpId", "Type", "Success", "StatusCode", "Data")})
 
 
-@given(ANY_JSON | FAILURES, st.sampled_from([200, 201, 204, 302, 400, 401, 403, 404, 405, 409, 415, 429, 500,
-                                  502, 503, 504]), st.booleans(), st.booleans())
+STATUSES = [200, 201, 204, 302, 400, 401, 403, 404, 405, 407, 409, 415, 429, 500, 502, 503, 504]
+
+
+@given(ANY_JSON | FAILURES, st.sampled_from(STATUSES), st.booleans(), st.booleans())
 def test_any_answer_at_all_is_a_value_or_an_error_of_ours(document, status, is_v2, is_json):
     """Whatever a server or what stands before it says."""
     content = json.dumps(document).encode() if is_json else b"<html>\xff</html>"

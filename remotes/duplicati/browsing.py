@@ -122,7 +122,7 @@ class Browser:
         self.backup_id = backup_id
         self.why_none = None
         self._server = server
-        self._is_temporary = is_temporary
+        self.is_temporary = is_temporary
         self._has_v2 = not server.is_legacy
         self._listed = {}  # (version's number, folder or None for the roots) -> [Entry]
 
@@ -160,15 +160,15 @@ class Browser:
 
     def _v1_versions(self):
         return self._server.call("GET", f"v1/backup/{quote(self.backup_id, safe='')}/filesets",
-                                 query={"include-metadata": not self._is_temporary,
-                                        "from-remote-only": self._is_temporary})
+                                 query={"include-metadata": not self.is_temporary,
+                                        "from-remote-only": self.is_temporary})
 
     def _means_no_version(self, error):
         """Whether a failed listing means that the backup never ran to its end."""
         said = error.answer if isinstance(error.answer, dict) else {}
         if error.code in _NO_VERSION_CODES or said.get("Error") == _NO_VERSION_TEXT:
             return True
-        if self._is_temporary or error.code or error.kind != "server_error":
+        if self.is_temporary or error.code or error.kind != "server_error":
             return False
         # 2.1.0 has one answer for all: 500, "An error occurred". Its metadata know more.
         if self._server.is_active(self.backup_id):
@@ -185,7 +185,7 @@ class Browser:
             raise ForeignServerError(f"a version without a number or a time: {row!r:.120}",
                                      answer=row)
         count = _count(row.get("FileCount"))
-        if self._is_temporary and not self._has_v2:
+        if self.is_temporary and not self._has_v2:
             full = None  # v1 calls whatever it finds at a target whole
         return Version(number, time, None if full is None else bool(full),
                        None if self._has_v2 else count, count if self._has_v2 else None,
@@ -225,11 +225,11 @@ class Browser:
         """
         if self._has_v2 and not re.fullmatch(r"\[.*\]|\{.*\}", pattern, re.DOTALL):
             which = {"Version": [version.number]}
-            if self._is_temporary:  # its database holds the one version, under a number of its own
+            if self.is_temporary:  # its database holds the one version, under a number of its own
                 which = {"Time": version.stamp}
             rows = self._pages("v2/backup/search", {"Paths": None, "Filters": [pattern], **which})
             return [_v2_entry(row) for row in rows
-                    if self._is_temporary or row.get("Version") == version.number]
+                    if self.is_temporary or row.get("Version") == version.number]
         if not re.search(r"[*?]|^\[.*\]$|^\{.*\}$", pattern, re.DOTALL):
             pattern = f"*{pattern}*"
         return self._v1_files(version, pattern)

@@ -243,9 +243,15 @@ class _BackupLog(_Log):
             self.backup_id, page_size=size, before=before), "ID")
 
     def _shown(self, row):
+        from remotes.duplicati import outcomes
+
         shown = super()._shown(row)
-        if isinstance(shown.get("Result"), dict):
-            shown.pop("Message", None)  # the same, as text
+        result = shown.pop("Result", None)
+        if isinstance(result, dict):
+            del shown["Message"]  # the same, as text
+            outcome = outcomes.of_row(result)
+            shown.update(Operation=result.get("MainOperation"), Outcome=outcome.result,
+                         Why=outcome.why, Result=result)
         return shown
 
 

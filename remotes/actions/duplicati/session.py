@@ -152,7 +152,7 @@ def _state(server, state):
     return {
         "state": str(state.get("ProgramState")).lower(),
         "paused_until": moments.iso(moments.parse(state.get("EstimatedPauseEnd"))),
-        "running": _task(server, names, active) if isinstance(active, dict) else None,
+        "active": _task(server, names, active) if isinstance(active, dict) else None,
         "queued": [_task(server, names, row) for row in state.get("SchedulerQueueIds") or []],
         "next": [{**_task(server, names, {"Item2": row.get("Item1")}, has_task=False),
                   "at": moments.iso(moments.parse(row.get("Item2")))}
