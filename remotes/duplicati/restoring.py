@@ -254,19 +254,33 @@ class TemporaryBackups:
         ending = wait(started)
         self._task = None
         outcome = outcomes.find(self._server, started, ending)
-        return self._by_progress(started, outcome) if outcome.result == "unknown" else outcome
+        return self._without_row(started, outcome) if outcome.result == "unknown" else outcome
 
-    def _by_progress(self, started, outcome):
-        """Before 2.3 a task that failed is "Completed", and a temporary backup leaves no row:
-        what is left is the phase at its end (section 5.2). A repair has none of its own."""
+    def _without_row(self, started, outcome):
+        """A temporary backup may leave no row, and before 2.3 a task that failed is "Completed".
+        What is left is the phase at its end (section 5.2; a repair has none of its own), and
+        the warnings and errors that the live log keeps for who asks late (section 5.7).
+        """
         progress = self._server.progress() or {}
         phase = str(progress.get("Phase")) if progress.get("TaskID") == started.number else None
+        told = {"Warning": [], "Error": []}
+        for entry in self._server.live_log(level="Warning", page_size=500):
+            if str(entry.get("TaskID")) == str(started.number) and entry.get("Type") in told:
+                told[entry["Type"]].append(str(entry.get("Message")))
+        lines = {"warnings": told["Warning"], "errors": told["Error"]}
         if phase == "Error":
-            return replace(outcome, result="error", why="it ended by an error; what it was stands"
-                           " in the server's log (--action=duplicati_logs --type=stored)")
-        if phase == "Restore_Complete" or (phase and started.operation == "Repair"):
-            return replace(outcome, result="success", why="it ended well")
-        return outcome
+            why = told["Error"][0] if told["Error"] else "the server tells no reason"
+            return replace(outcome, result="error", why=why, **lines)
+        if phase != "Restore_Complete" and not (phase and started.operation == "Repair"):
+            return outcome
+        if any(lines.values()):
+            result = "error" if told["Error"] else "warning"
+            return replace(outcome, result=result, why=(told["Error"] + told["Warning"])[0],
+                           **lines)
+        counts = {name: progress.get(key) for name, key in (
+            ("RestoredFiles", "TotalFileCount"), ("SizeOfRestoredFiles", "TotalFileSize"))}
+        return replace(outcome, result="success", why="it came to its end without a warning",
+                       row=counts if started.operation == "Restore" else None)
 
     def __enter__(self):
         return self
