@@ -219,7 +219,7 @@ def test_a_backup_that_never_ran_has_no_version(recorded, release):
     """`[]`, `folder-missing` or `FolderMissing`: each is an empty list, and 10 if one is asked."""
     browser = recorded(release, "filesets before the first run")
     assert [] == browser.versions()
-    with pytest.raises(NotFoundError, match="never ran"):
+    with pytest.raises(NotFoundError, match="has no version"):
         choose_version(browser.versions(), why_none=browser.why_none)
 
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from remotes.duplicati import moments
 from remotes.duplicati.calls import is_missing_endpoint
+from remotes.duplicati.masking import masked_text
 from remotes.errors import (
     ForeignServerError,
     NotFoundError,
@@ -88,9 +89,8 @@ def choose_version(versions, number=None, at=None, *, backup="the backup", why_n
     Errors: NotFoundError, which names what there is.
     """
     if not versions:
-        said = f" (the server says: {why_none})" if why_none else ""
-        raise NotFoundError(f"{backup} has no version: it never ran to its end, or its target has"
-                            f" none{said}")
+        why = f"the server says {why_none}" if why_none else "it never ran to its end"
+        raise NotFoundError(f"{backup} has no version: {why}")
     oldest = versions[-1]
     there = f"there are {len(versions)}, from {oldest.words()} to {versions[0].words()}" \
         if len(versions) > 1 else f"there is {oldest.words()} alone"
@@ -102,8 +102,7 @@ def choose_version(versions, number=None, at=None, *, backup="the backup", why_n
     for version in versions:
         if at is None or version.time <= at:
             return version
-    raise NotFoundError(
-        f"{backup} has no version at or before {moments.local_text(at)}: {there}")
+    raise NotFoundError(f"{backup} has no version at or before {moments.local_text(at)}: {there}")
 
 
 def separator_of(path):
@@ -168,7 +167,10 @@ class Browser:
         said = error.answer if isinstance(error.answer, dict) else {}
         if error.code in _NO_VERSION_CODES or said.get("Error") == _NO_VERSION_TEXT:
             return True
-        if self.is_temporary or error.code or error.kind != "server_error":
+        if error.code or error.kind != "server_error":
+            return False
+        if self.is_temporary:
+            self._raise_reason(error)
             return False
         # 2.1.0 has one answer for all: 500, "An error occurred". Its metadata know more.
         if self._server.is_active(self.backup_id):
@@ -177,6 +179,13 @@ class Browser:
                 " meanwhile; try again later", kind="busy", answer=error.answer) from error
         metadata = self._server.backup(self.backup_id)["Backup"].get("Metadata")
         return isinstance(metadata, dict) and not metadata.get("LastBackupDate")
+
+    def _raise_reason(self, error):
+        """For "An error occurred": what the live log says of it, a wrong passphrase for one."""
+        for entry in reversed(self._server.live_log(level="Error", page_size=500)):
+            if entry.get("BackupID") == self.backup_id:
+                raise RefusedError(f"{error}: {logged_words(entry)}", answer=error.answer
+                                   ) from error
 
     def _version(self, row):
         number, stamp, full = row.get("Version"), row.get("Time"), row.get("IsFullBackup")
@@ -349,6 +358,13 @@ def _v1_entry(row):
     # Of several versions, the order of the sizes is not to be relied on.
     known = {_count(size) for size in sizes or ()} - {None}
     return Entry(path, known.pop() if len(known) == 1 and not is_folder else None, is_folder)
+
+
+def logged_words(entry):
+    """What an entry of the live log (§5.7) says, in one line: its exception's message."""
+    exception = entry.get("Exception")
+    first = exception.splitlines()[0] if isinstance(exception, str) and exception else ""
+    return masked_text(first.partition(": ")[2] or f"{entry.get('Message')}")
 
 
 def list_files(browser, version, paths=(), pattern=None):

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from remotes.duplicati import outcomes, tasks
-from remotes.duplicati.browsing import Entry, Version
+from remotes.duplicati.browsing import Entry, Version, logged_words
 from remotes.errors import ForeignServerError, NotFoundError, RemotesError, UsageError
 
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:[\\/]|\\\\")
@@ -224,7 +224,8 @@ class TemporaryBackups:
         self._server = server
         self._tell = tell
         self._backups = []
-        self._task = None
+        self._busy = None  # the one that a task was asked for, until that is over
+        self._task = None  # the task's number, once it is known
 
     def create(self, document):
         """A new one from a document (see temporary_document); gives its ID."""
@@ -248,11 +249,12 @@ class TemporaryBackups:
         end; gives the Outcome. `question`: arguments of a call; `wait(started)` -> Ending.
         """
         started = tasks.note(self._server, backup_id, tasks.OPERATIONS[operation])
+        self._busy, self._task = backup_id, None
         tasks.start(self._server, started, lambda: self._server.call(
             "POST", f"v1/backup/{backup_id}/{operation}", **question))
         self._task = started.number
         ending = wait(started)
-        self._task = None
+        self._busy = None
         outcome = outcomes.find(self._server, started, ending)
         return self._without_row(started, outcome) if outcome.result == "unknown" else outcome
 
@@ -266,7 +268,7 @@ class TemporaryBackups:
         told = {"Warning": [], "Error": []}
         for entry in self._server.live_log(level="Warning", page_size=500):
             if str(entry.get("TaskID")) == str(started.number) and entry.get("Type") in told:
-                told[entry["Type"]].append(str(entry.get("Message")))
+                told[entry["Type"]].append(logged_words(entry))
         lines = {"warnings": told["Warning"], "errors": told["Error"]}
         if phase == "Error":
             why = told["Error"][0] if told["Error"] else "the server tells no reason"
@@ -286,27 +288,33 @@ class TemporaryBackups:
         return self
 
     def __exit__(self, *failure):
-        if self._task is not None:
-            self._abort(self._task)
+        if self._busy is not None:
+            self._abort()
         for backup_id in reversed(self._backups):
             try:
                 self._server.call("DELETE", f"v1/backup/{backup_id}",
                                   query={"delete-local-db": True})
+            except NotFoundError:
+                continue  # the server was started anew, and has forgotten it
             except RemotesError as error:
                 self._tell(f"the temporary backup {backup_id} stays until the server's next start:"
                            f" {error}")
 
-    def _abort(self, task):
-        self._tell(f"task {task} of the server is aborted: its temporary backup goes")
+    def _abort(self):
+        """Ends the task that is under way, and waits until it has ended."""
         until = time.monotonic() + _ABORT_SECONDS
         try:
+            # Cut off between the request and its answer, nobody knows the number yet.
+            task = self._task or tasks.number_of(self._server.state(), self._busy)
+            if task is None:
+                return
+            self._tell(f"task {task} of the server is aborted: its temporary backup goes")
             self._server.call("POST", f"v1/task/{task}/abort")
             while time.monotonic() < until:
-                said = self._server.call("GET", f"v1/task/{task}")
-                if not isinstance(said, dict) or said.get("Status") not in ("Running", "Waiting"):
+                if self._server.task(task).get("Status") not in ("Running", "Waiting"):
                     return
                 time.sleep(_ABORT_LOOK_SECONDS)
         except NotFoundError:
             return
         except RemotesError as error:
-            self._tell(f"whether task {task} has ended is not known: {error}")
+            self._tell(f"whether the task of {self._busy} has ended is not known: {error}")
