@@ -11,7 +11,8 @@ destinations other than `file://`. It is no server for a network.
 
 How a run ends and how long it takes is steered by settings of its job: see
 duplicati_operations.py. And there are endpoints that are not Duplicati's, without a session:
-    POST /demo/hold?name=JOB      tasks of that job stop in their middle ...
+    POST /demo/hold?name=JOB      tasks of that job stop in their middle (or, with &phase=NAME,
+                                  where a phase begins) ...
     POST /demo/release?name=JOB   ... until this
     POST /demo/reached?name=JOB   answers when one has come to its middle
     POST /demo/expire             all access tokens (sessions, on 2.0) given so far are over
@@ -48,7 +49,7 @@ from demo import duplicati_jobs as jobs
 from demo.duplicati_answers import Answer, Call, compact
 from demo.duplicati_cookies import CookieSessions
 from demo.duplicati_endpoints import answer_legacy, answer_modern, endpoints
-from demo.duplicati_engine import ClosedError, Engine
+from demo.duplicati_engine import MIDDLE, ClosedError, Engine
 from demo.duplicati_live import LiveLog
 from demo.duplicati_operations import Operations
 from demo.duplicati_releases import RELEASES
@@ -96,7 +97,7 @@ class Duplicati:
 
     def _open(self) -> None:
         self.store = Store(self.folder / "data")
-        self.live = LiveLog()
+        self.live = LiveLog(keeps_unread=not self.played.is_legacy)
         self.operations = Operations(self.played, self.store, self.live)
         if self.played.is_legacy:
             self.sessions = CookieSessions(self.store, self.password)
@@ -124,17 +125,18 @@ class Duplicati:
 
     # For tests.
 
-    def hold(self, name: str) -> None:
-        """Let tasks of jobs of that name stop in their middle."""
-        self.engine.hold(name)
+    def hold(self, name: str, phase: str = MIDDLE) -> None:
+        """Let tasks of jobs of that name stop in their middle, or where a phase begins; one that
+        is held elsewhere goes on."""
+        self.engine.hold(name, phase)
 
     def release(self, name: str) -> None:
         """Let them go on."""
         self.engine.release_job(name)
 
-    def wait_reached(self, name: str, seconds: float = 10) -> bool:
-        """Wait until a held task has come to its middle; whether it has."""
-        return self.engine.wait_until(lambda: name in self.engine.reached, seconds)
+    def wait_reached(self, name: str, phase: str = MIDDLE, seconds: float = 10) -> bool:
+        """Wait until a held task has come to where it is held; whether it has."""
+        return self.engine.wait_until(lambda: (name, phase) in self.engine.reached, seconds)
 
     def wait_idle(self, seconds: float = 10) -> bool:
         """Wait until nothing runs or is queued; whether that is so."""
@@ -219,12 +221,13 @@ class Duplicati:
 
     def _control(self, call: Call) -> Answer:
         name, reply = call.query.get("name", ""), {}
+        phase = call.query.get("phase") or MIDDLE
         if call.path == "/demo/hold":
-            self.hold(name)
+            self.hold(name, phase)
         elif call.path == "/demo/release":
             self.release(name)
         elif call.path == "/demo/reached":
-            reply = {"reached": self.wait_reached(name, 60)}
+            reply = {"reached": self.wait_reached(name, phase, 60)}
         elif call.path == "/demo/expire":
             self.expire_tokens()
         elif call.path == "/demo/requests":

@@ -123,7 +123,8 @@ def add_temporary(server: "Duplicati", job: dict) -> str:
 def post_backups(server: "Duplicati", call: Call) -> dict:
     """POST backups"""
     is_temporary = call.flag("temporary")
-    return {"ID": create(server, call.document(), is_temporary), "Temporary": is_temporary}
+    return {"ID": create(server, call.document(), is_temporary),
+            "Temporary": is_temporary and server.played.tells_temporary}
 
 
 def replace(server: "Duplicati", job: dict, document: object) -> None:
@@ -252,9 +253,10 @@ def is_database_shared(server: "Duplicati", call: Call) -> dict:
 
 # Export and import.
 
-def file_name(job: dict, is_encrypted: bool) -> str:
+def file_name(server: "Duplicati", job: dict, is_encrypted: bool) -> str:
     """What an export would be called."""
-    return quote(job["Name"]) + "-duplicati-config.json" + (".aes" if is_encrypted else "")
+    dot = "." if server.played.has_v2 or server.played.is_legacy else "%2E"
+    return f"{quote(job['Name'])}-duplicati-config{dot}json" + (".aes" if is_encrypted else "")
 
 
 def exported(server: "Duplicati", call: Call) -> Answer:
@@ -266,7 +268,8 @@ def exported(server: "Duplicati", call: Call) -> Answer:
     if passphrase:
         content = encrypt(content, passphrase, f"SharpAESCrypt v{server.played.version}")
     return Answer(200, [
-        ("Content-Disposition", f"attachment; filename={file_name(job, bool(passphrase))}"),
+        ("Content-Disposition",
+         f"attachment; filename={file_name(server, job, bool(passphrase))}"),
         ("Content-Type", "application/octet-stream")], content)
 
 

@@ -59,10 +59,10 @@ def browse(server: "Duplicati", job: dict, operation: str, logged_as: str,
 
 def _add_row(server: "Duplicati", job: dict, database, report: Report) -> None:
     if database.exists and not job.get("IsTemporary"):
-        fields = {"ListFilesets": {"Filesets": [], "EncryptedFiles": None},
-                  "ListFolder": {"Entries": {}}, "SearchFiles": {"FileVersions": {}},
-                  "ListFileVersions": {"FileVersions": {}}, "List": {"Filesets": []}}
-        report.own |= fields[report.operation]
+        fields = {"ListFilesets": {"Filesets": None, "EncryptedFiles": None},
+                  "ListFolder": {"Entries": None}, "SearchFiles": {"FileVersions": None},
+                  "ListFileVersions": {"FileVersions": None}, "List": {"Filesets": None}}
+        report.own = fields[report.operation] | report.own
         database.add_result(database.begin(report.operation), int(now().timestamp()),
                             row(server.played, report))
 
@@ -108,8 +108,9 @@ def filesets(server: "Duplicati", call: Call) -> list[dict]:
                 versions = []
             else:
                 raise
-        return [_fileset(number, version, with_counts)
-                for number, version in enumerate(making + versions)]
+        report.own["Filesets"] = [_fileset(number, version, with_counts)
+                                  for number, version in enumerate(making + versions)]
+        return report.own["Filesets"]
     try:
         return browse(server, job, "List", "List", look)
     except EngineError as error:
@@ -131,11 +132,13 @@ def list_files(server: "Duplicati", call: Call, expression: str | None) -> dict:
         raise RefusedError(400, "Invalid or missing time")
     time = None if is_all else moment(call.query["time"])
     check_lock(server, job)
+    if not expression and not is_roots and not server.played.is_legacy:
+        raise RefusedError(500, "An error occurred")
     is_literal = (expression or "").startswith("@")
 
     def look(report: Report) -> dict:
         _running(server, job)
-        if not expression and not (is_roots and not server.played.is_legacy):
+        if not expression and server.played.is_legacy:
             raise EngineError("Cannot extract simple list when the type is: Empty",
                               "System.InvalidOperationException")
         versions = list(enumerate(server.operations.known_versions(job)))
@@ -179,13 +182,15 @@ def envelope(data: list, page: int, size: int, total: int) -> dict:
             "Data": data, "Success": True, "Error": None, "StatusCode": "OK"}
 
 
-def _page(items: list, fields: dict) -> dict:
+def _page(items: list, fields: dict, report: Report, name: str) -> dict:
+    """A page in its envelope; as the row of the operation has it, it is noted as `name`."""
     size, page = fields["PageSize"], fields["Page"] or 0
     size = MOST_ITEMS if size is None else int(size)
-    if size == 0:
-        return envelope(items, 0, len(items), len(items))
-    data = items[page * size:(page + 1) * size]
-    return envelope(data, page, size, len(data) if page == 0 else -1)
+    data = items[page * size:(page + 1) * size] if size else items
+    reply = envelope(data, page, size or len(items), len(data) if page == 0 else -1)
+    report.own[name] = {"Page": page, "PageSize": size, "TotalPages": reply["PageInfo"]["Pages"],
+                        "TotalCount": reply["PageInfo"]["Total"], "Items": data}
+    return reply
 
 
 def _v2_job(server: "Duplicati", fields: dict) -> dict:
@@ -213,12 +218,13 @@ def list_filesets(server: "Duplicati", call: Call) -> dict:
             *making, *target.versions(database_of(job).versions())]
         if not versions:
             raise EngineError("No filesets found on remote target", help_id="EmptyRemoteFolder")
-        return envelope([{
-            "Version": number, "Time": utc_text(version.time),
-            "IsFullBackup": None if from_remote else version.is_full,
-            "FileCount": None if from_remote else len(version.entries),
-            "FileSizes": None if from_remote else version.size}
-            for number, version in enumerate(versions)], 1, len(versions), len(versions))
+        shown = [{"Version": number, "Time": utc_text(version.time),
+                  "IsFullBackup": None if from_remote else version.is_full,
+                  "FileCount": None if from_remote else len(version.entries),
+                  "FileSizes": None if from_remote else version.size}
+                 for number, version in enumerate(versions)]
+        report.own["Filesets"] = [{"ID": len(shown) - one["Version"], **one} for one in shown]
+        return envelope(shown, 1, len(versions), len(versions))
     return browse(server, job, "ListFilesets", "ListFilesets", look)
 
 
@@ -256,7 +262,8 @@ def list_folder(server: "Duplicati", call: Call) -> dict:
         paths = [path for path in fields["Paths"] or [] if path]
         found = [entry for path in paths if path.endswith("/")
                  for entry in children(entries, path)] if paths else tops(entries)
-        return _page([_shown(entry) for entry in sorted(found, key=lambda one: one.path)], fields)
+        return _page([_shown(entry) for entry in sorted(found, key=lambda one: one.path)],
+                     fields, report, "Entries")
     return browse(server, job, "ListFolder", "ListFolderContents", look)
 
 
@@ -288,7 +295,7 @@ def search(server: "Duplicati", call: Call) -> dict:
             for entry in sorted(version.entries, key=lambda one: one.path)
             if any(test(entry.path) for test in tests or [bool])
             and (not paths or any(entry in children(version.entries, path) for path in paths))],
-            fields)
+            fields, report, "FileVersions")
     return browse(server, job, "SearchFiles", "SearchEntries", look)
 
 
@@ -318,5 +325,5 @@ def list_versions(server: "Duplicati", call: Call) -> dict:
         wanted = {path for path in fields["Paths"] or [] if path.endswith("/")}
         return _page([{"Version": number, "Time": _wrong_time(version.time), **_shown(entry)}
                       for number, version in reversed(versions) for entry in version.entries
-                      if entry.path in wanted], fields)
+                      if entry.path in wanted], fields, report, "FileVersions")
     return browse(server, job, "ListFileVersions", "ListFileVersions", look)

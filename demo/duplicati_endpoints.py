@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from demo import duplicati_backups as backups
 from demo import duplicati_browsing as browsing
 from demo import duplicati_legacy as legacy
+from demo import duplicati_system as system
 from demo import duplicati_views as views
 from demo.duplicati_answers import (
     BYTE_ORDER_MARK,
@@ -65,8 +66,8 @@ BOTH = [
     ("POST", "v1/task/<task>/abort", views.end_task),
     ("POST", "v1/task/<task>/stopaftercurrentfile", views.end_task, "!has_stop"),
     ("POST", "v1/task/<task>/stopnow", views.end_task, "!has_stop"),
-    ("GET", "v1/systeminfo", views.systeminfo),
-    ("GET", "v1/serversettings", views.serversettings),
+    ("GET", "v1/systeminfo", system.systeminfo),
+    ("GET", "v1/serversettings", system.serversettings),
     ("GET", "v1/notifications", views.notifications),
     ("GET", "v1/notification/<notification>", views.notification),
     ("DELETE", "v1/notification/<notification>", views.dismiss),
@@ -93,9 +94,9 @@ MODERN = [
     ("POST", "v1/auth/issuetoken/<operation>", _session("issue_token")),
     ("POST", "v1/auth/issue-forever-token", _session("issue_forever_token")),
     ("POST", "v1/task/<task>/stop", views.end_task, "has_stop"),
-    ("PATCH", "v1/serversettings", views.patch_serversettings),
-    ("GET", "v1/serversetting/<name>", views.serversetting),
-    ("PUT", "v1/serversetting/<name>", views.put_serversetting),
+    ("PATCH", "v1/serversettings", system.patch_serversettings),
+    ("GET", "v1/serversetting/<name>", system.serversetting),
+    ("PUT", "v1/serversetting/<name>", system.put_serversetting),
     ("POST", "v1/backups", backups.post_backups),
     ("POST", "v1/backups/import", backups.import_backup),
     ("GET", "v1/backup/<backup>", backups.backup),
@@ -121,7 +122,7 @@ MODERN = [
     ("POST", "v2/backup/delete-versions", backups.delete_versions, "has_delete_versions"),
 ]
 LEGACY = [
-    ("GET", "v1/systeminfo/filtergroups", views.systeminfo),
+    ("GET", "v1/systeminfo/filtergroups", system.systeminfo),
     ("GET", "v1/logdata/<word>", views.server_log),
     ("PATCH", "v1/serversettings", legacy.patch_serversettings),
     ("GET", "v1/serversetting/<name>", legacy.serversetting),

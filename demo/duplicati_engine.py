@@ -18,6 +18,7 @@ from demo.duplicati_moments import now
 from demo.duplicati_releases import Release
 
 KEPT_TASKS = 99
+MIDDLE = "middle"
 LONGEST_PAUSE_SECONDS = 86400  # a pause that is longer ends by itself after that
 
 
@@ -64,8 +65,8 @@ class Engine:
         self.active: Task | None = None
         self.progress: dict | None = None
         self.progress_task: Task | None = None
-        self.held: set[str] = set()
-        self.reached: set[str] = set()  # names of held jobs that have come to their middle
+        self.held: dict[str, str] = {}  # name of a job -> the phase in which it is to stand
+        self.reached: set[tuple[str, str]] = set()  # those that have come there
         self.is_paused, self.paused_until, self.pause_ends = False, None, None
         self.event, self.data_update, self.notification_update = 2, 1, 0
         self.closed = False
@@ -140,16 +141,19 @@ class Engine:
             self.is_paused, self.paused_until, self.pause_ends = False, None, None
             self.tell()
 
-    def hold(self, name: str) -> None:
-        """Let tasks of jobs of that name stop in their middle."""
+    def hold(self, name: str, phase: str = MIDDLE) -> None:
+        """Let tasks of jobs of that name stop in their middle, or where a phase begins. One
+        that is held elsewhere goes on."""
         with self.changed:
-            self.held.add(name)
+            self.held[name] = phase
+            self.reached = {pair for pair in self.reached if pair[0] != name}
+            self.changed.notify_all()
 
     def release_job(self, name: str) -> None:
         """Let them go on."""
         with self.changed:
-            self.held.discard(name)
-            self.reached.discard(name)
+            self.held.pop(name, None)
+            self.reached = {pair for pair in self.reached if pair[0] != name}
             self.changed.notify_all()
 
     def abort(self, task: Task) -> None:
@@ -183,16 +187,25 @@ class Engine:
                 self._wait(left)
                 left -= time.monotonic() - began
 
-    def stand(self, task: Task) -> None:
-        """Wait while jobs of that name are held."""
+    def stand(self, task: Task, phase: str = MIDDLE) -> None:
+        """Wait while jobs of that name are held here."""
         name = task.backup["Name"]
         with self.changed:
-            while name in self.held and not task.is_stopped:
-                self._check(task)
-                self.reached.add(name)
-                self.changed.notify_all()
-                self._wait(None)
-            self._check(task)
+            try:
+                while self.held.get(name) == phase and not task.is_stopped:
+                    self._check(task)
+                    if (name, phase) not in self.reached:
+                        self.reached.add((name, phase))
+                        self.changed.notify_all()
+                    self._wait(None)
+            finally:
+                self.reached.discard((name, phase))
+
+    def enter(self, task: Task, phase: str) -> None:
+        """A phase of the task begins; it stands here if it is held here."""
+        with self.changed:
+            self.progress.update(phase=phase, current=None, estimate=None)
+            self.stand(task, phase)
 
     def _check(self, task: Task) -> None:
         if self.closed:

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from demo import duplicati_backups as modern
-from demo import duplicati_views as views
+from demo import duplicati_system as system
 from demo.duplicati_answers import BYTE_ORDER_MARK, Answer, Call, EngineError, RefusedError
 from demo.duplicati_browsing import list_files
 from demo.duplicati_operations import database_of
@@ -164,7 +164,7 @@ def patch_serversettings(server: "Duplicati", call: Call) -> None:
 def serversetting(server: "Duplicati", call: Call) -> str | None:
     """GET serversetting/NAME: a name as properties in C# have it; no value if it is unset."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", call.part("name")).lower()
-    if name not in views.setting_names(server.played) or call.part("name").islower():
+    if name not in system.setting_names(server.played) or call.part("name").islower():
         raise RefusedError(404, "Not found")
     return server.store.setting(name)
 

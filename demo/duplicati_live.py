@@ -15,9 +15,11 @@ KEPT_UNREAD, KEPT_WHILE_READ, READ_SECONDS = 30, 5000, 30
 
 
 class LiveLog:
-    """Entries in memory; can be used from several threads."""
+    """Entries in memory; can be used from several threads. `keeps_unread`: whether what nobody
+    reads is kept, too."""
 
-    def __init__(self):
+    def __init__(self, keeps_unread: bool = True):
+        self._kept_unread = KEPT_UNREAD if keeps_unread else 0
         self._lock = threading.Lock()
         self._entries: list[dict] = []
         self._last = 0
@@ -38,7 +40,8 @@ class LiveLog:
                 "ExceptionID": exception[0] if exception else None, "Type": level,
                 "Exception": exception[1] if exception else None, "BackupID": backup_id,
                 "TaskID": None if task is None else str(task)})
-            del self._entries[:-(KEPT_WHILE_READ if is_read else KEPT_UNREAD)]
+            kept = KEPT_WHILE_READ if is_read else self._kept_unread
+            del self._entries[:len(self._entries) - kept]
 
     def poll(self, level: str, after: int, count: int) -> list[dict]:
         """Entries of that level and above with numbers over `after`, oldest first, the newest

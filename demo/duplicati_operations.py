@@ -10,7 +10,10 @@ the settings of the job that steer it:
     --demo-restore-seconds, --demo-restore-ending, and likewise for verify, compact, vacuum, repair
 Leaves alone: which task comes when (duplicati_engine.py), and HTTP.
 """
-from datetime import datetime
+import hashlib
+import json
+from base64 import b64encode
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from demo import duplicati_jobs as jobs
@@ -84,6 +87,7 @@ class Operations:
                     f"The operation {report.operation} has started")
         task.arguments["operation_id"] = None
         try:
+            self.engine.enter(task, self.release.initial_phase)
             getattr(self, "_" + task.operation.lower())(task, report)
         except ClosedError:
             raise
@@ -122,6 +126,9 @@ class Operations:
         is_abort = task.is_aborted
         tag = f"{MAIN}.Controller-FailedOperation"
         name = error.kind.rpartition(".")[2]
+        if is_abort and self.release.has_v2 and not self.release.tells_interrupted:
+            report.line("Warning", f"{MAIN}.Operation.Backup.FileBlockProcessor.FileEntry-"
+                        "FileProcessingFailed", f"Failed to process a path\n{error.message}")
         report.line("Error", tag, f"The operation {report.operation} has failed"
                     f"\n{name}: {error.message}")
         report.interrupted = is_abort
@@ -255,7 +262,7 @@ class Operations:
         is_deaf = jobs.settings_of(task.backup).get("--demo-ignores-abort") == "true"
         progress, files = self.engine.progress, entries or []
         total = sum(entry.size for entry in files)
-        progress["phase"] = phase
+        self.engine.enter(task, phase)
         if entries is not None:
             progress.update(total_files=len(files), total_size=total)
         for tick in range(1, TICKS + 1):
@@ -263,20 +270,24 @@ class Operations:
                 task.is_aborted = task.is_stopped = False
             self.engine.pass_time(task, seconds / TICKS)
             if entries is not None:
-                self._show(files, total * tick // TICKS, len(files) * tick // TICKS)
+                self._show(task, files, total * tick // TICKS, len(files) * tick // TICKS)
+                if self.release.has_estimate and task.operation == "Backup":
+                    left = timedelta(seconds=seconds * (TICKS - tick) / TICKS or 0.01)
+                    progress["estimate"] = moments.span_text(left)
             if tick == TICKS // 2 and entries is not None:
                 self.engine.stand(task)
             if task.is_stopped and not is_deaf:
                 return progress["files"]
         return len(files)
 
-    def _show(self, entries: list[Entry], size: int, least: int) -> None:
+    def _show(self, task: Task, entries: list[Entry], size: int, least: int) -> None:
         """Set the progress to so many bytes of these files."""
         done = before = 0
         while done < len(entries) and (before + entries[done].size <= size and done < least):
             before += entries[done].size
             done += 1
-        current = entries[done] if done < len(entries) else None
+        is_told = done < len(entries) and task.operation == "Backup"
+        current = entries[done] if is_told else None
         self.engine.progress.update(files=done, size=before, current=current and {
             "name": current.path, "size": current.size,
             "offset": max(0, min(size - before, current.size))})
@@ -292,14 +303,23 @@ class Operations:
         try:
             target.make()
         except EngineError as error:
+            report.line("Warning", f"{MAIN}.BackendManager-FolderCreateError",
+                        f"Failed to create folder: {error.message}")
             if self.release.row_of_missing_target:
                 raise
             raise LeavesNoRowError(error.message, error.kind, error.help_id) from error
         self._check_target(target, database, report)
+        self._note_versions(report, target)
         found = self._find(job, report)
         files = [entry for entry, place in found if entry.kind == "file"]
         self.engine.progress["transfer"] = self._transfer("Put", target, files)
-        reached = self._let_pass(task, "Backup_ProcessingFiles", 0.8, files)
+        try:
+            reached = self._let_pass(task, "Backup_ProcessingFiles", 0.8, files)
+        except EngineError:
+            if self.release.has_v2 and files:  # what it came to stays, as a partial version
+                target.add(found[:len(found) // 2], task.started, False)
+                database.know(set(target.stamps()))
+            raise
         if ending == "fatal":
             raise EngineError("The demo job ends by an exception",
                               "System.InvalidOperationException")
@@ -330,6 +350,7 @@ class Operations:
         extra = [path for one, path in target.stamps().items() if one not in known]
         if not extra:
             return
+        self._note_versions(report, target)
         unknown = [path for path in target.files() if not known or path in extra]
         for path in unknown:
             report.line("Warning", f"{MAIN}.Operation.FilelistProcessor-ExtraUnknownFile",
@@ -367,38 +388,64 @@ class Operations:
                 found: list[tuple[Entry, Path]], is_partial: bool) -> None:
         """Keep the version, apply retention, verify, and count."""
         self._let_pass(task, "Backup_WaitForUpload", 0.1)
-        earlier = {entry.path: entry.content
-                   for one in target.versions(database.versions())[:1] for entry in one.entries}
-        made = target.add(found, task.started, not is_partial)
-        new = moments.parse(_iso(made[-1].name.split("-")[1].split(".")[0]))
-        operation = task.arguments["operation_id"]
+        before = next(iter(target.versions(database.versions())), None)
+        earlier = {entry.path: entry for entry in before.entries} if before else {}
+        made = []
+        if is_partial or before is None or not _is_same(before, found):
+            made = target.add(found, task.started, not is_partial)
         database.know(set(target.stamps()))
+        self._note_remote(task, database, target, made)
         for path in made:
-            self._note_transfer(database, operation, "put", path)
             report.line("Information", f"{MAIN}.BasicResults-BackendEvent",
                         f"Backend event: Put - Completed: {path.name}")
         self._apply_retention(task, report, target, database)
-        version = target.version(moments.stamp(new))
+        version = target.version(max(target.stamps()))
         self._count(report, version, earlier, target, made)
-        self.engine.progress["transfer"] = None if self.release.has_v2 else {
-            **self._transfer("Get", target, []), "path": made[0].name}
+        got = {**self._transfer("Get", target, []), "path": target.files()[0].name}
+        self.engine.progress["transfer"] = got
         if not is_partial:
-            report.own["verified"] = [path.name for path in reversed(made)]
+            report.own["verified"] = [path.name for path in target.files()[-3:]]
             self._let_pass(task, "Verify_Running", 0.1)
-        self.engine.progress.update(phase="Backup_Complete", overall=1.0, current=None)
+        self.engine.progress["transfer"] = None if self.release.has_v2 else got
+        self.engine.progress["overall"] = 1.0
+        self.engine.enter(task, "Backup_Complete")
 
-    def _note_transfer(self, database: JobDatabase, operation: int, name: str,
-                       path: Path) -> None:
-        data = f'{{"Size":{path.stat().st_size},"Hash":"{"A" * 43}="}}'
-        database.add_remote(operation, int(moments.now().timestamp()), name, path.name, data)
+    def _note_remote(self, task: Task, database: JobDatabase, target: Target,
+                     made: list[Path]) -> None:
+        """What was said to the target, for the log of that."""
+        def transfer(name: str, path: Path) -> tuple[str, str, str]:
+            digest = b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
+            return name, path.name, f'{{"Size":{path.stat().st_size},"Hash":"{digest}"}}'
+
+        def listing(paths: list[Path]) -> tuple[str, str, str]:
+            rows = ",\n".join(json.dumps(self._remote_file(path)) for path in paths)
+            return "list", "", f"[\n{rows}\n]"
+
+        puts = [transfer("put", path) for path in made]
+        if self.release.has_v2:
+            said = [listing([path for path in target.files() if path not in made]), *puts,
+                    listing(target.files())]
+        else:
+            said = [*puts, listing(target.files()), *(transfer("get", path) for path in made)]
+        for name, path, data in said:
+            database.add_remote(task.arguments["operation_id"], int(moments.now().timestamp()),
+                                name, path, data)
+
+    @staticmethod
+    def _remote_file(path: Path) -> dict:
+        changed = moments.local_text(datetime.fromtimestamp(path.stat().st_mtime).astimezone())
+        return {"Name": path.name, "LastAccess": changed, "LastModification": changed,
+                "Created": "0001-01-01T00:00:00", "Size": path.stat().st_size, "IsFolder": False,
+                "IsArchived": False}
 
     def _apply_retention(self, task: Task, report: Report, target: Target,
                          database: JobDatabase) -> None:
+        self.engine.progress["transfer"] = None
         kept = jobs.settings_of(task.backup).get("keep-versions", "")
         stamps = sorted(target.stamps(), reverse=True)
         if not kept:
             return
-        self.engine.progress["phase"] = "Backup_Delete"
+        self.engine.enter(task, "Backup_Delete")
         for number, one in list(enumerate(stamps))[int(kept):]:
             target.delete_version(one)
             report.own.setdefault("deleted", []).append((number, moments.parse(_iso(one))))
@@ -409,7 +456,7 @@ class Operations:
         files, remote = version.files, target.files()
         added = [entry for entry in files if entry.path not in earlier]
         modified = [entry for entry in files
-                    if entry.path in earlier and entry.content != earlier[entry.path]]
+                    if entry.path in earlier and entry.content != earlier[entry.path].content]
         uploaded = sum(path.stat().st_size for path in made)
         present = {entry.path for entry in version.entries}
         gone = [path for path in earlier if path not in present]
@@ -431,7 +478,13 @@ class Operations:
             "BytesDownloaded": uploaded, "FilesUploaded": len(made),
             "FilesDownloaded": len(made), "KnownFileCount": len(remote),
             "KnownFileSize": sum(path.stat().st_size for path in remote)}
-        report.last_version, report.versions = version.time, len(target.stamps())
+        self._note_versions(report, target)
+
+    def _note_versions(self, report: Report, target: Target) -> None:
+        """How many versions there are, and when the last whole one was made."""
+        versions = target.versions()
+        report.versions = len(versions)
+        report.last_version = next((one.time for one in versions if one.is_full), None)
 
     def known_versions(self, job: dict, passphrase: str | None = None) -> list[Version]:
         """The versions that the database of a job knows, newest first; without a database,
@@ -451,6 +504,8 @@ class Operations:
         if not job.get("IsTemporary"):
             self._begin(task, report)
         versions = self.known_versions(job, given["passphrase"] or None)
+        self._note_versions(report, target)
+        report.own["RestorePath"] = given["restore_path"]
         time = given["time"]
         version = select(versions, time)
         if version is None:
@@ -463,7 +518,8 @@ class Operations:
         self._let_pass(task, "Restore_DownloadingRemoteFiles", 1.0, files)
         done = Restored()
         if not chosen and self.release.fails_without_match:
-            raise EngineError("Restore selection matched zero files, nothing to restore")
+            raise EngineError("Restore selection matched zero files, nothing to restore",
+                              help_id="EmptyRestoreOperation")
         prefix = largest_prefix(chosen)
         for entry in chosen:
             self._restore_one(target, entry, prefix, given, version.time, done)
@@ -472,8 +528,9 @@ class Operations:
                         "Restore completed without errors but no files were restored")
         for line in done.warnings:
             report.line("Warning", f"{MAIN}.Operation.RestoreHandler-RestoreFailed", line)
-        self._count_restored(report, given, done, files)
-        self.engine.progress.update(phase="Restore_Complete", current=None, transfer=None)
+        self._count_restored(report, done, files)
+        self.engine.progress["transfer"] = None
+        self.engine.enter(task, "Restore_Complete")
 
     def _restore_one(self, target: Target, entry: Entry, prefix: str, given: dict,
                      time: datetime, done: Restored) -> None:
@@ -487,14 +544,14 @@ class Operations:
             done.warnings.append(f"Failed to restore {path}: {error.strerror}")
             done.broken.append(str(path))
 
-    def _count_restored(self, report: Report, given: dict, done: Restored,
-                        files: list[Entry]) -> None:
+    def _count_restored(self, report: Report, done: Restored, files: list[Entry]) -> None:
         report.own |= {
             "RestoredFiles": done.files, "SizeOfRestoredFiles": done.size,
             "RestoredFolders": done.folders, "RestoredSymlinks": done.links,
             "UnmodifiedFiles": done.unmodified, "SizeOfUnmodifiedFiles": done.unmodified_size,
-            "RestorePath": given["restore_path"], "BrokenLocalFiles": done.broken,
-            "TotalVolumesAccessed": min(len(files), 2)}
+            "BrokenLocalFiles": done.broken}
+        if files:
+            report.own["TotalVolumesAccessed"] = min(len(files), 2)
         report.traffic |= {"RemoteCalls": 2, "FilesDownloaded": 1, "BytesDownloaded": done.size}
 
     def _work(self, task: Task, report: Report, phase: str | None = None) -> Target:
@@ -515,7 +572,12 @@ class Operations:
 
     def _verify(self, task: Task, report: Report) -> None:
         target = self._work(task, report, "Verify_Running")
-        report.own["verified"] = [path.name for path in target.files()[-3:]]
+        files = target.files()
+        report.own["verified"] = [path.name for path in files[-3:]]
+        if files and not self.release.has_v2:
+            self.engine.progress["transfer"] = {**self._transfer("Get", target, []),
+                                                "path": files[0].name}
+        self._note_versions(report, target)
         self.engine.progress.update(overall=1.0)
 
     def _compact(self, task: Task, report: Report) -> None:
@@ -531,6 +593,7 @@ class Operations:
             raise EngineError("No filesets found on remote target", help_id="EmptyRemoteFolder")
         target.version(next(iter(stamps)))  # with a wrong passphrase this is where it ends
         database_of(task.backup).know(stamps)
+        self._note_versions(report, target)
         self.engine.progress.update(overall=1.0)
 
     def _repairupdate(self, task: Task, report: Report) -> None:
@@ -543,12 +606,11 @@ class Operations:
 
     def _listremote(self, task: Task, report: Report) -> None:
         target = self._work(task, report)
-        report.own["Files"] = [{"Name": path.name, "Size": path.stat().st_size}
-                               for path in target.files()]
+        report.own["Files"] = [self._remote_file(path) for path in target.files()]
 
     def _createreport(self, task: Task, report: Report) -> None:
         self._begin(task, report)
-        self.engine.progress["phase"] = "BugReport_Running"
+        self.engine.enter(task, "BugReport_Running")
         report.own["TargetPath"] = "/var/tmp/dup-report.zip"
         self._notify(None, "Information", "Bugreport is ready for download",
                      message_id="BugreportCreatedReady", Title="Bugreport ready",
@@ -577,6 +639,13 @@ class Operations:
         if given["local_database"]:
             database_of(job).delete()
         self.store.delete_backup(job["ID"])
+
+
+def _is_same(version: Version, found: list[tuple[Entry, Path]]) -> bool:
+    """Whether a run found what the version before it has: then no other is made."""
+    def facts(entries):
+        return [(entry.path, entry.kind, entry.size, entry.modified) for entry in entries]
+    return version.is_full and facts(version.entries) == facts(entry for entry, place in found)
 
 
 def _iso(one: str) -> str:

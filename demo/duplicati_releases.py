@@ -50,6 +50,8 @@ class Release:
     cancellation: str = "A task was canceled."
     cancellation_type: str = "System.Threading.Tasks.TaskCanceledException"
     sizes_in_ki: bool = True        # KiB or KB in SourceSizeString
+    clears_cookie_by_path: bool = True   # logout names domain and path of the cookie
+    tells_temporary: bool = False   # POST backups?temporary=true says that it is so
 
 
 TODAY = Release("1.0.0.0", "1.0.0.0", "Stable", "1.0.0.0 (Current)")
@@ -60,7 +62,7 @@ RELEASE_2_3 = replace(
     has_delete_versions=False, has_estimate=False, knows_unknown_settings=False,
     checks_update_interval=False, exports_database_name=False, row_of_abort="Fatal",
     tells_interrupted=False, locks_database=False, busy_database="partial",
-    fails_without_match=False)
+    fails_without_match=False, clears_cookie_by_path=False, tells_temporary=True)
 
 RELEASE_2_1 = replace(
     RELEASE_2_3, version="2.1.0.5", name=" - 2.1.0.5_stable_2025-03-04",

@@ -162,8 +162,8 @@ def _restore_fields(release: Release, report: Report) -> dict:
     if release.has_v2:
         fields |= {"UnmodifiedFiles": own.get("UnmodifiedFiles", 0),
                    "SizeOfUnmodifiedFiles": own.get("SizeOfUnmodifiedFiles", 0),
-                   "RestorePath": own.get("RestorePath"),
-                   "TotalVolumesAccessed": own.get("TotalVolumesAccessed", 0)}
+                   "RestorePath": own.get("RestorePath")}
+        fields |= {name: own[name] for name in ("TotalVolumesAccessed",) if name in own}
     return fields | {"MainOperation": "Restore", "RecreateDatabaseResults": None}
 
 

@@ -105,12 +105,11 @@ class Store:
                         int(key))
 
     def delete_backup(self, key: str) -> None:
-        """Forget a job, its schedule and notifications; its database and versions stay."""
+        """Forget a job and its schedule; its database, versions and notifications stay."""
         if self.temporary.pop(key, None):
             return
         self.change("DELETE FROM backups WHERE id = ?", int(key))
         self.change("DELETE FROM schedules WHERE backup = ?", int(key))
-        self.forget_notifications(key)
 
     def schedule(self, key: str) -> dict | None:
         """The schedule of a job with its ID, or None."""

@@ -290,7 +290,10 @@ class TokenSessions:
                 self.store.change("DELETE FROM families WHERE id = ?", claims["fam"])
         except ValueError:
             pass
-        cookie = f"{_cookie_name(call)[0]}=; expires=Thu, 01 Jan 1970 00:00:00 GMT; path=/"
+        name, domain = _cookie_name(call)
+        place = f"domain={domain}; path=/api/v1/auth/refresh" \
+            if self.release.clears_cookie_by_path else "path=/"
+        cookie = f"{name}=; expires=Thu, 01 Jan 1970 00:00:00 GMT; {place}"
         return Answer(200, [JSON, ("Set-Cookie", cookie)], compact({"success": True}))
 
     def status(self, call: Call) -> dict:

@@ -184,7 +184,7 @@ class Target:
                     new[name] = content
             entries.append(entry)
         time = started.replace(microsecond=0)
-        while stamp(time) in self.stamps():  # two runs in one second: the later is of the next
+        while stamp(time) <= max(self.stamps(), default=""):  # runs in the same second
             time += timedelta(seconds=1)
         made = []
         if new:
