@@ -181,7 +181,9 @@ def _even_schedule(schedule, before):
                     (before or {}).get("AllowedDays") or ()):
                 raise UsageError(f"Schedule.AllowedDays: {day} is no weekday; they are called "
                                  + ", ".join(_DAYS))
-        schedule["AllowedDays"] = short_days(days if isinstance(days, list) else [days])
+        days = short_days(days if isinstance(days, list) else [days])
+        former = (before or {}).get("AllowedDays") or []
+        schedule["AllowedDays"] = former if set(days) == set(former) else days
     return schedule
 
 

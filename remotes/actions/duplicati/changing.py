@@ -7,6 +7,7 @@ afterwards. Leaves alone: what a backup is (forms), how changes are said (editin
 
 import contextlib
 import copy
+from urllib.parse import unquote_plus
 
 from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
@@ -208,19 +209,22 @@ def _moved(form):
 def _checked(context, server, backup_id, sent, document):
     """The Reply after a change: what the server has not taken as it was sent is told."""
     from remotes.duplicati.editing import difference
-    from remotes.duplicati.forms import editable
+    from remotes.duplicati.forms import NOTHING, editable
     from remotes.duplicati.masking import masked
 
     def comparable(form):
         form = masked(_moved(form))
+        # A server that masks a URL writes it anew.
+        form["TargetURL"] = unquote_plus(str(form.get("TargetURL")))
         days = (form.get("Schedule") or {}).get("AllowedDays")
         if form.get("Schedule") is not None:
             form["Schedule"]["AllowedDays"] = sorted(map(str, days or ()))
         return form
 
     found = comparable(editable(server.backup(backup_id)))
-    sent = comparable(sent)
-    # What a new backup leaves out, the server fills in.
+    # What a new backup leaves out, the server fills in; what is empty it may not even have.
+    sent = {name: value for name, value in comparable(sent).items()
+            if name in found or value not in NOTHING}
     lines = difference(sent, {name: found.get(name) for name in sent})
     if not lines:
         return Reply({"status": "OK", **document, "changed": True})
