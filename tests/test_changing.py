@@ -233,6 +233,23 @@ def test_an_editor_that_fails_changes_nothing(start):
     assert [] == requests_of(host, "PUT")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_client_that_is_ended_in_mid_edit_leaves_nothing_behind(start):
+    """SIGTERM: the folder is gone, and so is the editor."""
+    host = start()
+    editor(host, "import signal\nprint('ready', os.getpid(), flush=True)\nsignal.pause()")
+    process = host.start("duplicati_edit", "--id=1", "--confirm=yes", stdin=-3)
+    word, number = process.stderr.readline().split()
+    assert "ready" == word
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert (143, "interrupted") == (process.returncode, json.loads(out)["kind"])
+    assert not os.path.exists(os.path.dirname(seen(host)["path"]))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number), 0)
+    assert [] == requests_of(host, "PUT")
+
+
 @pytest.mark.parametrize("release", ["2.0.8.1", "today"])
 def test_a_backup_that_somebody_else_changed_meanwhile_is_left_alone(start, release):
     """While the editor is open, another client edits; the second one does not undo it."""

@@ -12,6 +12,7 @@ from remotes.duplicati.editing import difference, new_form, replaced, with_assig
 from remotes.duplicati.forms import body, completed, editable, new_body, short_days
 from remotes.duplicati.masking import STARS, masked
 from remotes.errors import ForeignServerError, RefusedError, UsageError
+from tests.test_server import ANY_JSON
 
 
 def document(**more):
@@ -292,6 +293,26 @@ def test_any_texts_survive_the_editor(settings, sources, name):
     assert form == edited
     assert [] == difference(form, edited)
     assert as_sent(before) == body(before, edited)
+
+
+@given(st.dictionaries(st.sampled_from(list(document()["Backup"])), ANY_JSON, max_size=4),
+       st.one_of(st.dictionaries(st.sampled_from(list(document()["Schedule"])), ANY_JSON),
+                 ANY_JSON))
+def test_any_document_of_a_server_is_edited_or_an_error_of_ours(fields, schedule):
+    """Whatever it holds, what is not edited goes back as it came; never a traceback."""
+    before = document(Schedule=schedule)
+    before["Backup"].update(fields)
+    try:
+        form = editable(before)
+    except ForeignServerError:
+        return
+    assert form == completed(replaced(form, masked(form)), form)
+    edited = with_assignment(form, "Description", "edited", documents.parse_yaml)
+    sent = body(before, completed(edited, form))
+    assert {**before["Backup"], "Description": "edited"} == sent["Backup"]
+    if isinstance(schedule, dict) and schedule:
+        assert {**schedule, "AllowedDays": None} == {**sent["Schedule"], "AllowedDays": None}
+    assert difference(form, completed(edited, form)) or form["Description"] == "edited"
 
 
 # -- new backups -------------------------------------------------------------------------------

@@ -120,18 +120,20 @@ def completed(edited, original):
     stand for no secret).
     """
     form = restored(edited, original)
-    for name, kind in KINDS.items():
-        if name in form and (name not in original or form[name] != original[name]):
-            _require_kind(form, name, kind)
+    # What was not touched is not judged: it is the server's.
+    touched = [name for name in form if name not in original or form[name] != original[name]]
+    for name in touched:
+        if name in KINDS:
+            _require_kind(form, name, KINDS[name])
     for name in _NEVER_EMPTY:
-        if not str(form.get(name) or "").strip():
+        if (name in touched or name not in form) and not str(form.get(name) or "").strip():
             raise UsageError(f"{name} must not be empty")
-    if isinstance(form.get("Settings"), dict):
+    if "Settings" in touched:
         before = original.get("Settings") or {}
         form["Settings"] = dict(_even_settings(form["Settings"], before))
-    if form.get("Schedule") is not None:
+    if "Schedule" in touched and form["Schedule"] is not None:
         form["Schedule"] = _even_schedule(form["Schedule"], original.get("Schedule"))
-    for number, item in enumerate(form.get("Filters") or []):
+    for number, item in enumerate(form["Filters"] if "Filters" in touched else ()):
         if not isinstance(item, dict) or not isinstance(item.get("Expression"), str):
             raise UsageError(f"Filters.{number} must have an Expression, and Include (true or"
                              " false)")
@@ -174,17 +176,20 @@ def _even_schedule(schedule, before):
         if not isinstance(schedule.get(name), str):
             raise UsageError(f"Schedule needs {name}: Time (2030-01-01T13:00:00Z, the next run)"
                              " and Repeat (1D)")
-    days = schedule.get("AllowedDays")
-    if days is not None:
-        for day in days if isinstance(days, list) else [days]:
-            if not isinstance(day, str) or not _is_day(day) and day not in (
-                    (before or {}).get("AllowedDays") or ()):
-                raise UsageError(f"Schedule.AllowedDays: {day} is no weekday; they are called "
-                                 + ", ".join(_DAYS))
-        days = short_days(days if isinstance(days, list) else [days])
-        former = (before or {}).get("AllowedDays") or []
-        schedule["AllowedDays"] = former if set(days) == set(former) else days
+    if schedule.get("AllowedDays") is not None:
+        schedule["AllowedDays"] = _even_days(schedule["AllowedDays"], known.get("AllowedDays"))
     return schedule
+
+
+def _even_days(days, before):
+    """Short names; in the order of before, if they are the same days."""
+    days = short_days(days if isinstance(days, list) else [days])
+    before = before if isinstance(before, list) else []
+    for day in days:
+        if day not in _DAYS and day not in before:
+            raise UsageError(f"Schedule.AllowedDays: {day} is no weekday; they are called "
+                             + ", ".join(_DAYS))
+    return before if len(days) == len(before) and all(day in before for day in days) else days
 
 
 # -- form -> body ------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def _schedule(before, form):
     days = sent["AllowedDays"] = short_days(sent.get("AllowedDays"))
     if days != short_days(former.get("AllowedDays")):
         # The two say the same: the rule of before would contradict the days of now.
-        sent["Rule"] = _RULE + ",".join(_DAYS[day] for day in days) if days else ""
+        sent["Rule"] = _RULE + ",".join(_DAYS.get(day, day) for day in days) if days else ""
     return sent
 
 

@@ -7,7 +7,6 @@ afterwards. Leaves alone: what a backup is (forms), how changes are said (editin
 
 import contextlib
 import copy
-from urllib.parse import unquote_plus
 
 from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
@@ -208,6 +207,8 @@ def _moved(form):
 
 def _checked(context, server, backup_id, sent, document):
     """The Reply after a change: what the server has not taken as it was sent is told."""
+    from urllib.parse import unquote_plus
+
     from remotes.duplicati.editing import difference
     from remotes.duplicati.forms import NOTHING, editable
     from remotes.duplicati.masking import masked

@@ -11,7 +11,7 @@ import time
 from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
 from remotes.actions.duplicati.acting import backup_ids
-from remotes.errors import ForeignServerError, RefusedError, UsageError
+from remotes.errors import ForeignServerError, RefusedError, RemotesError, UsageError
 
 _SUFFIX = "-duplicati-config"
 
@@ -30,20 +30,29 @@ def duplicati_export(context):
                        is_encrypted=passphrase is not None)
         written = []
         for backup_id, path in paths.items():
-            content = _content(context, server, backup_id)
-            if passphrase is not None:
-                from remotes import aescrypt
-
-                content = aescrypt.encrypt(content, passphrase)
-            _write(path, content, force=context.values["force"])
+            try:
+                content = _content(context, server, backup_id, passphrase)
+                _write(path, content, force=context.values["force"])
+            except RemotesError as error:
+                error.document["files"] = written
+                raise
             written.append({"id": backup_id, "name": names.get(backup_id), "path": path})
     return Reply({"status": "OK", "changed": bool(written), "files": written,
                   "has_passwords": not context.values["no_passwords"],
                   "is_encrypted": passphrase is not None})
 
 
-def _content(context, server, backup_id):
+def _content(context, server, backup_id, passphrase):
     """The export of one backup as bytes, in the wanted form."""
+    content = _plain(context, server, backup_id)
+    if passphrase is None:
+        return content
+    from remotes import aescrypt
+
+    return aescrypt.encrypt(content, passphrase)
+
+
+def _plain(context, server, backup_id):
     from remotes.duplicati import answers, documents
 
     query = {"export-passwords": not context.values["no_passwords"]}

@@ -7,9 +7,7 @@ password of before.
 Source: protocol page of Duplicati, sections 3.1 (PATCH /serversettings), 1 and 2.3.
 """
 
-import base64
 import contextlib
-import hashlib
 import os
 
 from remotes.actions.context import DUPLICATI, Action, Reply
@@ -96,13 +94,7 @@ def _set_password(server, path):
     from remotes import files
 
     password = files.read_secret(path, "new password")
-    if server.is_legacy:
-        salt = os.urandom(_SALT_BYTES)
-        proof = hashlib.sha256(password.encode() + salt).digest()
-        document = {_PASSWORD: base64.b64encode(proof).decode(),
-                    _SALT: base64.b64encode(salt).decode()}
-    else:
-        document = {_PASSWORD: password}
+    document = _salted(password) if server.is_legacy else {_PASSWORD: password}
     server.call("PATCH", "v1/serversettings", document=document)
     try:
         _prove(server, password)
@@ -113,6 +105,16 @@ def _set_password(server, path):
         server.session.keeper.save({"password_file": path})
     return Reply({"status": "OK", "changed": True, "message": "the server has the new password;"
                   " sessions that are open stay so"})
+
+
+def _salted(password):
+    """What the old generation keeps of a password."""
+    import base64
+    import hashlib
+
+    salt = os.urandom(_SALT_BYTES)
+    proof = hashlib.sha256(password.encode() + salt).digest()
+    return {_PASSWORD: base64.b64encode(proof).decode(), _SALT: base64.b64encode(salt).decode()}
 
 
 def _prove(server, password):
