@@ -34,7 +34,6 @@ import sqlite3
 import ssl
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,6 +50,7 @@ from demo.duplicati_cookies import CookieSessions
 from demo.duplicati_endpoints import answer_legacy, answer_modern, endpoints
 from demo.duplicati_engine import MIDDLE, ClosedError, Engine
 from demo.duplicati_live import LiveLog
+from demo.duplicati_moments import now, parse
 from demo.duplicati_operations import Operations
 from demo.duplicati_releases import RELEASES
 from demo.duplicati_store import Store
@@ -85,6 +85,7 @@ class Duplicati:
         self.played, self.release_name = RELEASES[release], release
         self.password, self.log, self.busy_seconds = password, log, busy_seconds
         self._token_options = (token_seconds, tuple(pre_auth), enable_forever_token)
+        self.when_killed: Callable[[], None] = lambda: None
         self._is_temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="duplicati-demo-") if folder is None
                            else folder)
@@ -104,17 +105,17 @@ class Duplicati:
         else:
             self.sessions = TokenSessions(self.played, self.store, self.password,
                                           *self._token_options, log=self.live.add)
+        paused = self.store.setting("demo-paused")
+        if paused and not self.played.is_legacy:  # a pause outlives the process
+            left = 0 if paused == "until resumed" else (parse(paused) - now()).total_seconds()
+            if paused == "until resumed" or left > 0:
+                self.engine.pause(max(left, 0))
         self.engine.start()
 
     @property
     def engine(self) -> Engine:
         """The tasks; another one after a restart."""
         return self.operations.engine
-
-    @staticmethod
-    def now() -> float:
-        """Unix seconds."""
-        return time.time()
 
     def close(self) -> None:
         """End, as if killed; a temporary folder is removed."""
@@ -151,6 +152,7 @@ class Duplicati:
         """The same as `kill -9` and a new start, at the same port: what runs leaves no row, task
         numbers begin anew, results are forgotten; calls that wait get no answer."""
         self.engine.close()
+        self.when_killed()
         self.store.close()
         self._open()
 
@@ -206,9 +208,11 @@ class Duplicati:
         call = Call(method, target, headers, body, url)
         if call.path.startswith("/demo/"):
             return self._control(call)
-        self.requests.append((method, target))
-        del self.requests[:-KEPT_REQUESTS]
         engine = self.engine
+        with engine.changed:
+            self.requests.append((method, target))
+            del self.requests[:-KEPT_REQUESTS]
+            engine.changed.notify_all()  # for tests that wait for a request
         if not self.played.is_legacy:
             answer = answer_modern(self, call)
         elif self.sessions.never_answers(call):
@@ -315,6 +319,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, state: Duplicati, address: tuple[str, int],
                  ssl_context: ssl.SSLContext | None):
         self.state, self._connections = state, set()
+        state.when_killed = self.end_connections
         super().__init__(address, Handler)  # calls server_close if it cannot listen
         scheme = "https" if ssl_context else "http"
         self.url = f"{scheme}://{address[0]}:{self.server_address[1]}/"
@@ -344,6 +349,10 @@ class Server(ThreadingHTTPServer):
     def server_close(self) -> None:
         """Stop listening and end the connections."""
         super().server_close()
+        self.end_connections()
+
+    def end_connections(self) -> None:
+        """End those that there are; new ones are served."""
         for connection in tuple(self._connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)

@@ -14,9 +14,9 @@ from uuid import uuid4
 
 from demo import duplicati_jobs as jobs
 from demo.duplicati_aescrypt import decrypt, encrypt
-from demo.duplicati_answers import Answer, BareError, Call, RefusedError
+from demo.duplicati_aftermath import database_of
+from demo.duplicati_answers import Answer, BareError, Call, EngineError, RefusedError
 from demo.duplicati_moments import parse
-from demo.duplicati_operations import database_of
 from demo.duplicati_versions import target_folder
 from demo.duplicati_views import offset, page_size
 
@@ -63,7 +63,8 @@ def _order(call: Call, rows: list[dict]) -> list[dict]:
 def backups(server: "Duplicati", call: Call) -> list[dict]:
     """GET backups"""
     release, store = server.played, server.store
-    rows = [jobs.listed(release, job, store.schedule(job["ID"])) for job in store.backups()]
+    schedules = store.schedules()
+    rows = [jobs.listed(release, job, schedules.get(job["ID"])) for job in store.backups()]
     return _order(call, rows) if release.has_v2 else rows
 
 
@@ -178,13 +179,13 @@ def begin(server: "Duplicati", call: Call) -> dict:
 
 
 def moment(text: str | None) -> datetime | None:
-    """The time that a request names; None for the newest version."""
+    """The time that a request names; None for the newest version. EngineError if it is none."""
     if not text or text.lower() == "now":
         return None
     try:
         return parse(text)
     except ValueError as error:
-        raise RefusedError(500, "An error occurred") from error
+        raise EngineError(f"Failed to parse the time: {text}", "System.FormatException") from error
 
 
 def repair(server: "Duplicati", call: Call) -> dict:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from demo.duplicati_aftermath import MAIN, database_of
 from demo.duplicati_answers import BareError, Call, EngineError, RefusedError
 from demo.duplicati_backups import check_lock, find_job, moment
 from demo.duplicati_moments import local_text, now, parse, utc_text
-from demo.duplicati_operations import MAIN, database_of, target_of
+from demo.duplicati_operations import target_of
 from demo.duplicati_results import Report, row
 from demo.duplicati_versions import (
     Entry,
@@ -49,7 +50,7 @@ def browse(server: "Duplicati", job: dict, operation: str, logged_as: str,
         report.parsed_result = "Fatal"
         if release.row_of_listing != "none":
             _add_row(server, job, database, report)
-        server.operations.note_failure(job, logged_as, error)
+        server.operations.aftermath.note_failure(job, logged_as, error)
         raise
     if release.row_of_listing == "all":
         _add_row(server, job, database, report)
@@ -96,12 +97,13 @@ def _running(server: "Duplicati", job: dict) -> list[Version]:
 def filesets(server: "Duplicati", call: Call) -> list[dict]:
     """GET backup/N/filesets"""
     job, with_counts = find_job(server, call), call.flag("include-metadata")
+    from_remote = call.flag("from-remote-only")
     check_lock(server, job)
 
     def look(report: Report) -> list[dict]:
         making = _running(server, job)
         try:
-            versions = server.operations.known_versions(job)
+            versions = server.operations.known_versions(job, from_remote=from_remote)
         except EngineError as error:
             is_empty = error.help_id in ("FolderMissing", "EmptyRemoteFolder")
             if making or (server.played.is_legacy and is_empty):
@@ -207,7 +209,8 @@ def list_filesets(server: "Duplicati", call: Call) -> dict:
     job = _v2_job(server, fields)
 
     def look(report: Report) -> dict:
-        from_remote = (bool(fields["ForceRemoteListing"]) or not database_of(job).exists)
+        from_remote = bool(fields["ForceRemoteListing"] or job.get("IsTemporary")
+                           or not database_of(job).exists)
         making = _running(server, job)
         target = target_of(job)
         if not target.exists:

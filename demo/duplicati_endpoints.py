@@ -25,6 +25,7 @@ from demo.duplicati_answers import (
     indented,
 )
 from demo.duplicati_cookies import JSON, NO_STORE
+from demo.duplicati_moments import now
 from demo.duplicati_releases import Release
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _answer_api(server: "Duplicati", call: Call) -> Answer:
                       " ".join(error.text.split()))
     except EngineError as error:
         server.store.add_error(None, f"Request for {call.url.rstrip('/')}{call.target} gave error",
-                               error.trace, int(server.now()))
+                               error.trace, int(now().timestamp()))
         return Answer(500, [NO_STORE, JSON], indented({
             "Message": error.message, "Type": error.kind.rpartition(".")[2]}), "Error")
     if isinstance(reply, Answer):

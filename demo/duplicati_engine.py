@@ -39,6 +39,7 @@ class Task:
     error: EngineError | None = None
     is_aborted: bool = False
     is_stopped: bool = False
+    is_deaf: bool = False  # neither abort nor stop changes anything
 
     @property
     def backup_id(self) -> str:
@@ -159,14 +160,14 @@ class Engine:
     def abort(self, task: Task) -> None:
         """End a running task; a queued one is not reached."""
         with self.changed:
-            if task is self.active:
+            if task is self.active and not task.is_deaf:
                 task.is_aborted = True
                 self.changed.notify_all()
 
     def stop(self, task: Task) -> None:
         """Let a running task end with what it has; a queued one is not reached."""
         with self.changed:
-            if task is self.active:
+            if task is self.active and not task.is_deaf:
                 task.is_stopped = True
                 self.changed.notify_all()
 

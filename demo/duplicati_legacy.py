@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from demo import duplicati_backups as modern
 from demo import duplicati_system as system
+from demo.duplicati_aftermath import database_of
 from demo.duplicati_answers import BYTE_ORDER_MARK, Answer, Call, EngineError, RefusedError
 from demo.duplicati_browsing import list_files
-from demo.duplicati_operations import database_of
 
 if TYPE_CHECKING:
     from demo.duplicati import Duplicati

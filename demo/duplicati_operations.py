@@ -1,28 +1,28 @@
 """What the tasks of the demo Duplicati server do, for real: back up, restore, verify, repair,
-delete; and what each leaves behind: result rows, metadata, notifications, lines of logs.
+delete.
 
-Guards: that a run ends as each release ends it (section 2.7, 4.1 and 8.1 of the protocol), by
-the settings of the job that steer it:
+Guards: that an operation does what it tells, and ends as the settings of its job say:
     --demo-seconds=N        how long a run takes; progress moves meanwhile
     --demo-ending=WORD      success, warning, error, fatal (an exception in its middle), early
                             (an exception before the job's database is made)
     --demo-ignores-abort=true   an abort or stop is heard and changes nothing
     --demo-restore-seconds, --demo-restore-ending, and likewise for verify, compact, vacuum, repair
-Leaves alone: which task comes when (duplicati_engine.py), and HTTP.
+A name is that of the setting; Documents in duplicati-site.yml shows how they are given.
+Leaves alone: which task comes when (duplicati_engine.py), what an ending leaves behind
+(duplicati_aftermath.py), and HTTP.
 """
-import hashlib
-import json
-from base64 import b64encode
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from demo import duplicati_jobs as jobs
 from demo import duplicati_moments as moments
+from demo.duplicati_aftermath import MAIN, Aftermath, LeavesNoRowError, database_of
 from demo.duplicati_answers import EngineError
+from demo.duplicati_counting import count_restored, count_run, count_versions, remote_file, said
 from demo.duplicati_engine import ClosedError, Engine, Task
 from demo.duplicati_live import LiveLog
 from demo.duplicati_releases import Release
-from demo.duplicati_results import QUOTA, Report, row
+from demo.duplicati_results import Report
 from demo.duplicati_store import JobDatabase, Store
 from demo.duplicati_versions import (
     Entry,
@@ -37,7 +37,6 @@ from demo.duplicati_versions import (
 )
 
 TICKS = 25
-MAIN = "Duplicati.Library.Main"
 # Name of the operation in /tasks -> MainOperation of its result.
 RESULT_NAMES = {"Verify": "Test", "RepairUpdate": "Repair", "CreateReport": "CreateLogDb"}
 EXTRA_FILES = {
@@ -49,34 +48,18 @@ EXTRA_FILES = {
     False: "Found {} remote files that are not recorded in local storage, please run repair"}
 
 
-class LeavesNoRowError(EngineError):
-    """An exception so early that the log of the job does not know of it."""
-
-
-def database_of(job: dict) -> JobDatabase:
-    """The database of a job."""
-    return JobDatabase(job["DBPath"])
-
-
 def target_of(job: dict, passphrase: str | None = None) -> Target:
     """The target of a job."""
     return Target(job["TargetURL"], jobs.passphrase(job) if passphrase is None else passphrase)
-
-
-def size_text(release: Release, size: int) -> str:
-    """A size for people."""
-    for unit, factor in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:.2f} {unit}{'iB' if release.sizes_in_ki else 'B'}"
-    return f"{size} bytes"
 
 
 class Operations:
     """The work of the engine, over a store."""
 
     def __init__(self, release: Release, store: Store, live: LiveLog):
-        self.release, self.store, self.live = release, store, live
+        self.release, self.store = release, store
         self.engine = Engine(release, self.perform)
+        self.aftermath = Aftermath(release, store, live, self.engine)
 
     # One task, from its beginning to what it leaves behind.
 
@@ -86,20 +69,21 @@ class Operations:
         report.line("Information", f"{MAIN}.Controller-StartingOperation",
                     f"The operation {report.operation} has started")
         task.arguments["operation_id"] = None
+        task.is_deaf = jobs.settings_of(task.backup).get("--demo-ignores-abort") == "true"
         try:
             self.engine.enter(task, self.release.initial_phase)
             getattr(self, "_" + task.operation.lower())(task, report)
         except ClosedError:
             raise
         except EngineError as error:
-            self._fail(task, report, error)
+            self.aftermath.fail(task, report, error)
             raise
         except Exception as fault:  # whatever else fails inside ends the task, not the server
             error = EngineError(str(fault), f"System.{type(fault).__name__}")
-            self._fail(task, report, error)
+            self.aftermath.fail(task, report, error)
             raise error from fault
         if task.operation != "DeleteBackup":
-            self._succeed(task, report)
+            self.aftermath.succeed(task, report)
 
     def _begin(self, task: Task, report: Report) -> JobDatabase:
         """The job's database, made if it is missing, with the operation noted."""
@@ -107,145 +91,6 @@ class Operations:
         database.make()
         task.arguments["operation_id"] = database.begin(report.operation)
         return database
-
-    def _succeed(self, task: Task, report: Report) -> None:
-        """What an operation that came to its end leaves behind."""
-        is_run = task.operation == "Backup"
-        if not (is_run and report.interrupted and not self.release.row_of_stop):
-            if self.release.has_v2 or report.operation not in ("Compact", "Vacuum", "ListRemote",
-                                                               "CreateLogDb"):
-                self._add_row(task, report)
-            self._save_metadata(task, self._metadata(task, report))
-        if not report.interrupted or self.release.row_of_stop:
-            self._notify_of_lines(task, report)
-        for line in report.warnings + report.errors:
-            self._tell_live(task, line)
-
-    def _fail(self, task: Task, report: Report, error: EngineError) -> None:
-        """What an operation that ended by an exception leaves behind."""
-        is_abort = task.is_aborted
-        tag = f"{MAIN}.Controller-FailedOperation"
-        name = error.kind.rpartition(".")[2]
-        if is_abort and self.release.has_v2 and not self.release.tells_interrupted:
-            report.line("Warning", f"{MAIN}.Operation.Backup.FileBlockProcessor.FileEntry-"
-                        "FileProcessingFailed", f"Failed to process a path\n{error.message}")
-        report.line("Error", tag, f"The operation {report.operation} has failed"
-                    f"\n{name}: {error.message}")
-        report.interrupted = is_abort
-        report.parsed_result = self.release.row_of_abort if is_abort else "Fatal"
-        self.engine.progress["phase"] = self.engine.progress["phase"] if is_abort else "Error"
-        is_told = self.release.row_of_abort if is_abort else self.release.row_of_failure
-        if is_told and not isinstance(error, LeavesNoRowError):
-            self._add_row(task, report)
-        if is_abort and not self.release.has_trace_of_abort:
-            self._save_metadata(task, self._metadata(task, report))
-            return
-        self.note_failure(task.backup, f"{task.operation}", error, task.number)
-
-    def note_failure(self, job: dict, operation: str, error: EngineError,
-                     number: int | None = None) -> None:
-        """Notification, LastErrorMessage and lines in the server's logs of an exception."""
-        moment = moments.now()
-        if not job.get("IsTemporary"):
-            for one in self.store.notifications():
-                if one["BackupID"] == job["ID"] and one["Type"] == "Error":
-                    self.store.forget_notification(one["ID"])
-            self._notify(job, "Error", error.message, error.trace, error.help_id)
-            self._save_metadata_of(job["ID"], {"LastErrorDate": moments.stamp(moment),
-                                               "LastErrorMessage": error.message})
-        time = int(moment.timestamp())
-        if number is not None and self.release.has_v2:
-            self.store.add_error(job["ID"], "Error in worker", error.trace, time)
-        self.store.add_error(job["ID"], f'Failed while executing {operation} "{job["Name"]}" '
-                             f'(id: {job["ID"]})', error.trace, time)
-        self.live.add("Error", f"{MAIN}.Controller-FailedOperation", f"The operation {operation} "
-                      f"has failed", backup_id=job["ID"], task=number,
-                      exception=(error.kind, error.trace))
-        self.engine.tell(data=True, notification=True)
-
-    def _add_row(self, task: Task, report: Report) -> None:
-        database = database_of(task.backup)
-        if not task.backup.get("IsTemporary") and database.exists:
-            operation = task.arguments["operation_id"] or database.begin(report.operation)
-            database.add_result(operation, int(moments.now().timestamp()),
-                                row(self.release, report))
-
-    def _tell_live(self, task: Task, line: str) -> None:
-        head, _, message = line.partition("]: ")
-        level, _, tag = head.partition("[")[2].partition("-")
-        self.live.add(level, tag, message, backup_id=task.backup_id, task=task.number)
-
-    # Notifications and metadata.
-
-    def _notify(self, job: dict | None, kind: str, message: str, exception: str = "",
-                message_id: str | None = None, **other) -> None:
-        word = {"Error": "Error", "Warning": "Warning"}.get(kind)
-        self.store.add_notification({
-            "Type": kind, "Title": f"{word} while running {job['Name']}" if word else "",
-            "Message": message, "Exception": exception, "BackupID": job["ID"] if job else None,
-            "Action": "backup:show-log", "Timestamp": moments.utc_text(
-                moments.now().replace(microsecond=0)), "LogEntryID": None,
-            "MessageID": message_id, "MessageLogTag": None} | other)
-        self.engine.tell(notification=True)
-
-    def _notify_of_lines(self, task: Task, report: Report) -> None:
-        job = task.backup
-        if job.get("IsTemporary"):
-            return
-        for kind, lines in (("Error", report.errors), ("Warning", report.warnings)):
-            if lines:
-                text = lines[0] if self.release.has_estimate else f"{kind}: {lines[0]}"
-                if len(lines) > 1:
-                    text = f"Encountered {len(lines)} {kind.lower()}s"
-                self._notify(job, kind, text, MessageLogTag=None if self.release.has_estimate
-                             else "backup:show-log")
-                return
-        if task.operation == "Backup" and self.release.has_v2 \
-                and self.store.forget_notifications(job["ID"]):
-            self.engine.tell(notification=True)
-
-    def _metadata(self, task: Task, report: Report) -> dict[str, str]:
-        """What changes in the metadata of a job after an operation."""
-        ended = moments.now()
-        prefix = {"Backup": "LastBackup", "Restore": "LastRestore", "Compact": "LastCompact",
-                  "Vacuum": "LastVacuum"}.get(report.operation)
-        if prefix is None or (report.interrupted and self.release.tells_interrupted):
-            return {}
-        times = {f"{prefix}Duration": moments.span_text(ended - report.started),
-                 f"{prefix}Started": moments.stamp(report.started),
-                 f"{prefix}Finished": moments.stamp(ended)}
-        if report.operation != "Backup":
-            return times
-        times = {name: times[name] for name in (
-            "LastBackupStarted", "LastBackupFinished", "LastBackupDuration")}
-        last = moments.stamp(report.last_version) if report.last_version else "00010101T000000Z"
-        known = report.traffic.get("KnownFileSize", 0)
-        fields = {"LastBackupDate": last, "BackupListCount": str(report.versions),
-                  **{name: str(value) for name, value in QUOTA.items()},
-                  "TargetFilesSize": str(known),
-                  "TargetFilesCount": str(report.traffic.get("KnownFileCount", 0))}
-        if self.release.has_v2:
-            fields["TargetFilesetsCount"] = str(report.versions)
-        size = report.own.get("SizeOfExaminedFiles", 0)
-        fields |= {"TargetSizeString": size_text(self.release, known),
-                   "SourceFilesSize": str(size),
-                   "SourceFilesCount": str(report.own.get("ExaminedFiles", 0)),
-                   "SourceSizeString": size_text(self.release, size), **times}
-        if "verified" in report.own:
-            fields |= {"LastCompactDuration": "00:00:00.0010000",
-                       "LastCompactStarted": moments.stamp(ended),
-                       "LastCompactFinished": moments.stamp(ended)}
-        return fields
-
-    def _save_metadata(self, task: Task, changes: dict[str, str]) -> None:
-        if changes and not task.backup.get("IsTemporary"):
-            self._save_metadata_of(task.backup_id, changes)
-
-    def _save_metadata_of(self, key: str, changes: dict[str, str]) -> None:
-        job = self.store.backup(key)  # as it is now: it can have been edited, or be gone
-        if job:
-            job["Metadata"] = (job["Metadata"] or {}) | changes
-            self.store.save_backup(key, job)
 
     # Time and progress.
 
@@ -259,24 +104,26 @@ class Operations:
         ended, which is all unless the task was stopped. The middle of the task is where there
         are `entries`, if only an empty list."""
         seconds = float(self._option(task, "seconds") or 0) * share
-        is_deaf = jobs.settings_of(task.backup).get("--demo-ignores-abort") == "true"
         progress, files = self.engine.progress, entries or []
         total = sum(entry.size for entry in files)
         self.engine.enter(task, phase)
         if entries is not None:
             progress.update(total_files=len(files), total_size=total)
         for tick in range(1, TICKS + 1):
-            if is_deaf:
-                task.is_aborted = task.is_stopped = False
             self.engine.pass_time(task, seconds / TICKS)
             if entries is not None:
                 self._show(task, files, total * tick // TICKS, len(files) * tick // TICKS)
-                if self.release.has_estimate and task.operation == "Backup":
+                if progress["transfer"]:
+                    progress["transfer"]["done"] = progress["transfer"]["size"] * tick // TICKS
+                if self.release.has_estimate and phase == "Backup_ProcessingFiles":
                     left = timedelta(seconds=seconds * (TICKS - tick) / TICKS or 0.01)
                     progress["estimate"] = moments.span_text(left)
+            if phase == "Verify_Running":
+                progress["overall"] = tick / TICKS
             if tick == TICKS // 2 and entries is not None:
                 self.engine.stand(task)
-            if task.is_stopped and not is_deaf:
+            if task.is_stopped:
+                self.engine.pass_time(task, 0)  # not while the server is paused
                 return progress["files"]
         return len(files)
 
@@ -297,6 +144,7 @@ class Operations:
     def _backup(self, task: Task, report: Report) -> None:
         job, ending = task.backup, self._option(task, "ending")
         if ending == "early":
+            self._let_pass(task, self.release.initial_phase, 1.0, [])
             raise LeavesNoRowError("The demo job ends before it has a database",
                                    "System.InvalidOperationException")
         target, database = target_of(job), self._begin(task, report)
@@ -305,11 +153,12 @@ class Operations:
         except EngineError as error:
             report.line("Warning", f"{MAIN}.BackendManager-FolderCreateError",
                         f"Failed to create folder: {error.message}")
+            self._let_pass(task, self.release.initial_phase, 1.0, [])  # it tries again
             if self.release.row_of_missing_target:
                 raise
             raise LeavesNoRowError(error.message, error.kind, error.help_id) from error
         self._check_target(target, database, report)
-        self._note_versions(report, target)
+        count_versions(report, target)
         found = self._find(job, report)
         files = [entry for entry, place in found if entry.kind == "file"]
         self.engine.progress["transfer"] = self._transfer("Put", target, files)
@@ -350,7 +199,7 @@ class Operations:
         extra = [path for one, path in target.stamps().items() if one not in known]
         if not extra:
             return
-        self._note_versions(report, target)
+        count_versions(report, target)
         unknown = [path for path in target.files() if not known or path in extra]
         for path in unknown:
             report.line("Warning", f"{MAIN}.Operation.FilelistProcessor-ExtraUnknownFile",
@@ -394,13 +243,15 @@ class Operations:
         if is_partial or before is None or not _is_same(before, found):
             made = target.add(found, task.started, not is_partial)
         database.know(set(target.stamps()))
-        self._note_remote(task, database, target, made)
+        for name, path, data in said(target, made, lists_first=self.release.has_v2):
+            database.add_remote(task.arguments["operation_id"], int(moments.now().timestamp()),
+                                name, path, data)
         for path in made:
             report.line("Information", f"{MAIN}.BasicResults-BackendEvent",
                         f"Backend event: Put - Completed: {path.name}")
         self._apply_retention(task, report, target, database)
         version = target.version(max(target.stamps()))
-        self._count(report, version, earlier, target, made)
+        count_run(report, version, earlier, target, made)
         got = {**self._transfer("Get", target, []), "path": target.files()[0].name}
         self.engine.progress["transfer"] = got
         if not is_partial:
@@ -409,34 +260,6 @@ class Operations:
         self.engine.progress["transfer"] = None if self.release.has_v2 else got
         self.engine.progress["overall"] = 1.0
         self.engine.enter(task, "Backup_Complete")
-
-    def _note_remote(self, task: Task, database: JobDatabase, target: Target,
-                     made: list[Path]) -> None:
-        """What was said to the target, for the log of that."""
-        def transfer(name: str, path: Path) -> tuple[str, str, str]:
-            digest = b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
-            return name, path.name, f'{{"Size":{path.stat().st_size},"Hash":"{digest}"}}'
-
-        def listing(paths: list[Path]) -> tuple[str, str, str]:
-            rows = ",\n".join(json.dumps(self._remote_file(path)) for path in paths)
-            return "list", "", f"[\n{rows}\n]"
-
-        puts = [transfer("put", path) for path in made]
-        if self.release.has_v2:
-            said = [listing([path for path in target.files() if path not in made]), *puts,
-                    listing(target.files())]
-        else:
-            said = [*puts, listing(target.files()), *(transfer("get", path) for path in made)]
-        for name, path, data in said:
-            database.add_remote(task.arguments["operation_id"], int(moments.now().timestamp()),
-                                name, path, data)
-
-    @staticmethod
-    def _remote_file(path: Path) -> dict:
-        changed = moments.local_text(datetime.fromtimestamp(path.stat().st_mtime).astimezone())
-        return {"Name": path.name, "LastAccess": changed, "LastModification": changed,
-                "Created": "0001-01-01T00:00:00", "Size": path.stat().st_size, "IsFolder": False,
-                "IsArchived": False}
 
     def _apply_retention(self, task: Task, report: Report, target: Target,
                          database: JobDatabase) -> None:
@@ -451,48 +274,15 @@ class Operations:
             report.own.setdefault("deleted", []).append((number, moments.parse(_iso(one))))
         database.know(set(target.stamps()))
 
-    def _count(self, report: Report, version: Version, earlier: dict, target: Target,
-               made: list[Path]) -> None:
-        files, remote = version.files, target.files()
-        added = [entry for entry in files if entry.path not in earlier]
-        modified = [entry for entry in files
-                    if entry.path in earlier and entry.content != earlier[entry.path].content]
-        uploaded = sum(path.stat().st_size for path in made)
-        present = {entry.path for entry in version.entries}
-        gone = [path for path in earlier if path not in present]
-        report.own |= {
-            "ExaminedFiles": len(files), "SizeOfExaminedFiles": version.size,
-            "OpenedFiles": len(added) + len(modified), "AddedFiles": len(added),
-            "ModifiedFiles": len(modified),
-            "SizeOfAddedFiles": sum(entry.size for entry in added),
-            "SizeOfModifiedFiles": sum(entry.size for entry in modified),
-            "SizeOfOpenedFiles": sum(entry.size for entry in added + modified),
-            "AddedFolders": sum(entry.kind == "folder" and entry.path not in earlier
-                                for entry in version.entries),
-            "AddedSymlinks": sum(entry.kind == "link" and entry.path not in earlier
-                                 for entry in version.entries),
-            "DeletedFiles": sum(not path.endswith("/") for path in gone),
-            "DeletedFolders": sum(path.endswith("/") for path in gone)}
-        report.traffic |= {
-            "RemoteCalls": 2 * len(made) + 3, "BytesUploaded": uploaded,
-            "BytesDownloaded": uploaded, "FilesUploaded": len(made),
-            "FilesDownloaded": len(made), "KnownFileCount": len(remote),
-            "KnownFileSize": sum(path.stat().st_size for path in remote)}
-        self._note_versions(report, target)
-
-    def _note_versions(self, report: Report, target: Target) -> None:
-        """How many versions there are, and when the last whole one was made."""
-        versions = target.versions()
-        report.versions = len(versions)
-        report.last_version = next((one.time for one in versions if one.is_full), None)
-
-    def known_versions(self, job: dict, passphrase: str | None = None) -> list[Version]:
-        """The versions that the database of a job knows, newest first; without a database,
-        those at the target. EngineError if there is no such folder, or nothing in it."""
+    def known_versions(self, job: dict, passphrase: str | None = None,
+                       from_remote: bool = False) -> list[Version]:
+        """The versions that the database of a job knows, newest first; without a database, or
+        `from_remote`, those at the target. EngineError if there is no such folder, or nothing
+        in it."""
         target, database = target_of(job, passphrase), database_of(job)
         if not target.exists:
             raise target.missing()
-        known = database.versions() if database.exists else None
+        known = database.versions() if database.exists and not from_remote else None
         versions = target.versions(known)
         if not versions:
             raise EngineError("No filesets found on remote target", help_id="EmptyRemoteFolder")
@@ -504,7 +294,7 @@ class Operations:
         if not job.get("IsTemporary"):
             self._begin(task, report)
         versions = self.known_versions(job, given["passphrase"] or None)
-        self._note_versions(report, target)
+        count_versions(report, target)
         report.own["RestorePath"] = given["restore_path"]
         time = given["time"]
         version = select(versions, time)
@@ -528,7 +318,7 @@ class Operations:
                         "Restore completed without errors but no files were restored")
         for line in done.warnings:
             report.line("Warning", f"{MAIN}.Operation.RestoreHandler-RestoreFailed", line)
-        self._count_restored(report, done, files)
+        count_restored(report, done, files)
         self.engine.progress["transfer"] = None
         self.engine.enter(task, "Restore_Complete")
 
@@ -543,16 +333,6 @@ class Operations:
         except OSError as error:
             done.warnings.append(f"Failed to restore {path}: {error.strerror}")
             done.broken.append(str(path))
-
-    def _count_restored(self, report: Report, done: Restored, files: list[Entry]) -> None:
-        report.own |= {
-            "RestoredFiles": done.files, "SizeOfRestoredFiles": done.size,
-            "RestoredFolders": done.folders, "RestoredSymlinks": done.links,
-            "UnmodifiedFiles": done.unmodified, "SizeOfUnmodifiedFiles": done.unmodified_size,
-            "BrokenLocalFiles": done.broken}
-        if files:
-            report.own["TotalVolumesAccessed"] = min(len(files), 2)
-        report.traffic |= {"RemoteCalls": 2, "FilesDownloaded": 1, "BytesDownloaded": done.size}
 
     def _work(self, task: Task, report: Report, phase: str | None = None) -> Target:
         """The part that the small operations share: a database, a target, time, an ending."""
@@ -577,7 +357,7 @@ class Operations:
         if files and not self.release.has_v2:
             self.engine.progress["transfer"] = {**self._transfer("Get", target, []),
                                                 "path": files[0].name}
-        self._note_versions(report, target)
+        count_versions(report, target)
         self.engine.progress.update(overall=1.0)
 
     def _compact(self, task: Task, report: Report) -> None:
@@ -593,7 +373,7 @@ class Operations:
             raise EngineError("No filesets found on remote target", help_id="EmptyRemoteFolder")
         target.version(next(iter(stamps)))  # with a wrong passphrase this is where it ends
         database_of(task.backup).know(stamps)
-        self._note_versions(report, target)
+        count_versions(report, target)
         self.engine.progress.update(overall=1.0)
 
     def _repairupdate(self, task: Task, report: Report) -> None:
@@ -606,13 +386,13 @@ class Operations:
 
     def _listremote(self, task: Task, report: Report) -> None:
         target = self._work(task, report)
-        report.own["Files"] = [self._remote_file(path) for path in target.files()]
+        report.own["Files"] = [remote_file(path) for path in target.files()]
 
     def _createreport(self, task: Task, report: Report) -> None:
         self._begin(task, report)
         self.engine.enter(task, "BugReport_Running")
         report.own["TargetPath"] = "/var/tmp/dup-report.zip"
-        self._notify(None, "Information", "Bugreport is ready for download",
+        self.aftermath.notify(None, "Information", "Bugreport is ready for download",
                      message_id="BugreportCreatedReady", Title="Bugreport ready",
                      Action="bug-report:created:1", MessageLogTag="")
 

@@ -117,6 +117,11 @@ class Store:
                          int(key)) if key.isdecimal() else []
         return json.loads(rows[0]["document"]) | {"ID": rows[0]["id"]} if rows else None
 
+    def schedules(self) -> dict[str, dict]:
+        """All schedules, by the ID of their job."""
+        return {str(row["backup"]): json.loads(row["document"]) | {"ID": row["id"]}
+                for row in self.rows("SELECT * FROM schedules ORDER BY backup")}
+
     def save_schedule(self, key: str, document: dict | None) -> None:
         """Set the schedule of a job, or take it away."""
         if document is None:

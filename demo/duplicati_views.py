@@ -5,13 +5,14 @@ Guards: the fields of each view and their forms. Each function takes the server 
 Leaves alone: jobs and their files; system and settings; who may look.
 """
 import re
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from demo import duplicati_jobs as jobs
 from demo.duplicati_answers import BareError, Call, RefusedError
 from demo.duplicati_engine import Task
 from demo.duplicati_live import LEVELS
-from demo.duplicati_moments import local_text, parse_span, utc_text
+from demo.duplicati_moments import local_text, now, parse_span, utc_text
 from demo.duplicati_releases import Release
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def state(server: "Duplicati") -> dict:
     """The state of the server, at this moment."""
     release, engine, store = server.played, server.engine, server.store
     kinds = {one["Type"] for one in store.notifications()}
-    schedules = [(job["ID"], schedule["Time"]) for job in store.backups()
-                 if (schedule := store.schedule(job["ID"]))]
+    schedules = [(key, schedule["Time"]) for key, schedule in store.schedules().items()]
     with engine.changed:
         active, paused = engine.active, engine.is_paused
         common = {
@@ -98,16 +98,20 @@ def pause(server: "Duplicati", call: Call) -> None:
     if server.played.has_v2:
         call.flag("pauseTransfers")
     try:
-        server.engine.pause(parse_span(duration) if duration else 0)
+        seconds = parse_span(duration) if duration else 0
     except ValueError as error:
         if server.played.is_legacy:
             raise RefusedError(400, f"Failed to parse the segment: {duration[:3]}, invalid "
                                "integer") from error
         raise RefusedError(400, "The duration must be a valid time span") from error
+    server.store.save_setting("demo-paused", utc_text(now() + timedelta(seconds=seconds))
+                              if seconds else "until resumed")
+    server.engine.pause(seconds)
 
 
 def resume(server: "Duplicati", call: Call) -> None:
     """POST serverstate/resume"""
+    server.store.save_setting("demo-paused", None)
     server.engine.resume()
 
 

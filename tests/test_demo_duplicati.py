@@ -1,11 +1,29 @@
 """The demo Duplicati server, held against what real servers of four releases answered."""
 
+import base64
+import hashlib
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from datetime import datetime
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
 import pytest
 
+from demo.duplicati import Duplicati, make_server
+from demo.duplicati_aescrypt import decrypt
+from tests.conftest import PROJECT
+from tests.processes import eventually
 from tests.recorded import exchanges
-from tests.replaying import Replay
+from tests.replaying import PASSWORD, Answered, Replay
 
 RELEASES = ("2.0.8.1", "2.1.0.5", "2.3.0.4", "today")
+RECORDED = {name: exchanges(name) for name in (*RELEASES, "2.0.6.3")}
 
 
 def write(path, content):
@@ -233,7 +251,7 @@ def left_out(release_name, exchange):
 
 def named(release_name):
     """The exchanges of a release that are sent, each with a name of its own."""
-    return [(release_name, number) for number, exchange in enumerate(exchanges(release_name))
+    return [(release_name, number) for number, exchange in enumerate(RECORDED[release_name])
             if not left_out(release_name, exchange)]
 
 
@@ -257,7 +275,7 @@ def replayed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("release_name", "number"), [
-    pytest.param(*pair, id=f"{pair[0]}-{pair[1]}-{exchanges(pair[0])[pair[1]]['name']}")
+    pytest.param(*pair, id=f"{pair[0]}-{pair[1]}-{RECORDED[pair[0]][pair[1]]['name']}")
     for name in RELEASES for pair in named(name)])
 def test_the_demo_server_answers_as_the_recorded_one(replayed, release_name, number):
     """Status, reason, type, headers, names and kinds of values, and the values that matter."""
@@ -266,8 +284,592 @@ def test_the_demo_server_answers_as_the_recorded_one(replayed, release_name, num
 
 def test_what_the_older_of_two_releases_answered_is_what_the_younger_one_did(replayed):
     """Where the recordings of 2.0.6.3 and 2.0.8.1 differ is known, and is nothing else."""
-    younger = {one["name"]: one["response"] for one in exchanges("2.0.8.1")}
-    other = {one["name"] for one in exchanges("2.0.6.3") if one["name"] in younger and (
+    younger = {one["name"]: one["response"] for one in RECORDED["2.0.8.1"]}
+    other = {one["name"] for one in RECORDED["2.0.6.3"] if one["name"] in younger and (
         one["response"]["status"], one["response"]["headers"].get("Content-Type")) != (
         younger[one["name"]]["status"], younger[one["name"]]["headers"].get("Content-Type"))}
     assert set() == other
+
+
+# -- what the recordings do not show, or only in passing --------------------------------------
+
+class Caller:
+    """The least that talks to a demo server; `headers` go with each call."""
+
+    def __init__(self, url):
+        self.address = urlsplit(url).hostname, urlsplit(url).port
+        self.headers = {}
+
+    def __call__(self, method, path, document=None, form=None, **headers):
+        """An Answered. `document` goes as JSON, `form` as a form."""
+        connection = http.client.HTTPConnection(*self.address, timeout=20)
+        headers = {**self.headers, **headers}
+        body = None
+        if document is not None:
+            body, headers["Content-Type"] = json.dumps(document), "application/json"
+        elif form is not None:
+            body, headers["Content-Type"] = urlencode(form), "application/x-www-form-urlencoded"
+        try:
+            connection.request(method, path, body, headers)
+            return Answered(connection.getresponse())
+        finally:
+            connection.close()
+
+    def login(self, remember=True):
+        """Log in to the token generation: (access token, cookie, nonce)."""
+        answered = self("POST", "/api/v1/auth/login",
+                        {"Password": PASSWORD, "RememberMe": remember})
+        assert answered.status == 200, answered.body
+        return self._use(answered)
+
+    def renew(self, cookie, nonce):
+        """The next tokens, which are used from now on."""
+        answered = self("POST", "/api/v1/auth/refresh", {"Nonce": nonce}, Cookie=cookie,
+                        Authorization="")
+        return self._use(answered) if answered.status == 200 else answered
+
+    def _use(self, answered):
+        token = answered.document["AccessToken"]
+        self.headers["Authorization"] = f"Bearer {token}"
+        cookies = answered.values("Set-Cookie")
+        return (token, cookies[0].partition(";")[0] if cookies else None,
+                answered.document.get("RefreshNonce"))
+
+    def login_with_cookies(self):
+        """Log in to the cookie generation."""
+        cookie = self("GET", "/").values("Set-Cookie")[0].partition(";")[0]
+        given = self("POST", "/login.cgi", form={"get-nonce": "1"}, Cookie=cookie)
+        nonce, salt = (base64.b64decode(given.document[name]) for name in ("Nonce", "Salt"))
+        inner = hashlib.sha256(PASSWORD.encode() + salt).digest()
+        proof = base64.b64encode(hashlib.sha256(nonce + inner).digest()).decode()
+        cookies = f"{cookie}; {given.values('Set-Cookie')[0].partition(';')[0]}"
+        answered = self("POST", "/login.cgi", form={"password": proof}, Cookie=cookies)
+        assert answered.status == 200, answered.reason
+        self.headers = {"Cookie": f"{cookie}; {answered.values('Set-Cookie')[0].partition(';')[0]}",
+                        "X-XSRF-Token": unquote(cookie.partition("=")[2])}
+
+    def run(self, key="1"):
+        """Start a run; the number of its task, also where the answer does not have it."""
+        answered = self("POST", f"/api/v1/backup/{key}/run")
+        assert answered.status == 200, answered.body
+        if "ID" in answered.document:
+            return answered.document["ID"]
+        state = self("GET", "/api/v1/serverstate").document
+        pairs = [state["ActiveTask"], *state["SchedulerQueueIds"]]
+        return next((pair["Item1"] for pair in pairs if pair and pair["Item2"] == key), None)
+
+    def rows(self, key="1", operation="Backup"):
+        """The results of that operation in the log of a job, newest first."""
+        answered = self("GET", f"/api/v1/backup/{key}/log")
+        if answered.status == 500 and answered.document.get("Type") == "SqliteException":
+            return []
+        results = [json.loads(row["Message"]) for row in answered.document]
+        return [one for one in results if one["MainOperation"] == operation]
+
+
+FILES = {"a.txt": "first", "docs/report.txt": "a report", "docs/deep/x.bin": 3000}
+
+
+def site(folder, *jobs):
+    """A site of jobs with files, all of them without encryption unless they say otherwise."""
+    return {"jobs": [{"name": f"Job {number}", "files": FILES, **job, "settings": {
+        "--no-encryption": "true", **job.get("settings", {})}} for number, job in enumerate(
+            jobs or ({},), 1)]}
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """serve(release, *jobs, **options of Duplicati) -> (state, Caller that is logged in)."""
+    servers = []
+
+    def start(release_name, *jobs, **options):
+        options = {"password": PASSWORD, "folder": tmp_path / f"server {len(servers)}",
+                   "site": site(tmp_path, *jobs), **options}
+        server = make_server(Duplicati(release_name, **options))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        caller = Caller(server.url)
+        if not release_name.startswith("2.0"):
+            caller.login()
+        elif options["password"]:
+            caller.login_with_cookies()
+        return server.state, caller
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+        server.state.close()
+
+
+MODERN = ("2.1.0.5", "2.3.0.4", "today")
+# What is left of a run by how it ended: status of the task, result of the newest row, kind of
+# the notification (sections 2.7, 4.1 and 8.1 of the protocol).
+ENDINGS = {
+    "2.0.8.1": {
+        "success": ("Completed", "Success", None), "warning": ("Completed", "Warning", "Warning"),
+        "error": ("Completed", "Error", "Error"), "fatal": ("Completed", "Fatal", "Error"),
+        "early": ("Completed", None, "Error"), "away": ("Completed", "Fatal", "Error"),
+        "abort": ("Completed", "Fatal", "Error"), "stop": ("Completed", "Warning", "Warning")},
+    "2.1.0.5": {
+        "success": ("Completed", "Success", None), "warning": ("Completed", "Warning", "Warning"),
+        "error": ("Completed", "Error", "Error"), "fatal": ("Completed", "Fatal", "Error"),
+        "early": ("Completed", None, "Error"), "away": ("Completed", "Fatal", "Error"),
+        "abort": ("Completed", None, None), "stop": ("Completed", None, None)},
+    "2.3.0.4": {
+        "success": ("Completed", "Success", None), "warning": ("Completed", "Warning", "Warning"),
+        "error": ("Completed", "Error", "Error"), "fatal": ("Failed", "Fatal", "Error"),
+        "early": ("Failed", None, "Error"), "away": ("Failed", None, "Error"),
+        "abort": ("Failed", "Fatal", "Error"), "stop": ("Completed", "Warning", "Warning")},
+    "today": {
+        "success": ("Completed", "Success", None), "warning": ("Completed", "Warning", "Warning"),
+        "error": ("Completed", "Error", "Error"), "fatal": ("Failed", "Fatal", "Error"),
+        "early": ("Failed", None, "Error"), "away": ("Failed", None, "Error"),
+        "abort": ("Failed", "Error", "Error"), "stop": ("Completed", "Warning", "Warning")},
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS["today"])
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_each_release_leaves_of_a_run_what_it_does(serve, release_name, ending):
+    """Task, row and notification of each ending are those of the release."""
+    job = {"settings": {"--demo-ending": ending}}
+    if ending == "away":
+        job = {"target": "away/target"}
+    state, call = serve(release_name, job)
+    state.hold("Job 1")
+    task = call.run()
+    if ending in ("abort", "stop"):
+        assert state.wait_reached("Job 1")
+        word = ending if ending == "abort" or release_name in ("2.3.0.4", "today") \
+            else "stopaftercurrentfile"
+        assert call("POST", f"/api/v1/task/{task}/{word}").status == 200
+    state.release("Job 1")
+    assert state.wait_idle()
+    rows = call.rows()
+    notifications = call("GET", "/api/v1/notifications").document
+    assert ENDINGS[release_name][ending] == (
+        call("GET", f"/api/v1/task/{task}").document["Status"],
+        rows[0]["ParsedResult"] if rows else None,
+        notifications[-1]["Type"] if notifications else None)
+
+
+def test_a_held_run_stands_in_its_middle_until_it_is_released(serve):
+    """hold stops it, with progress to be seen; release lets it end."""
+    state, call = serve("2.3.0.4")
+    state.hold("Job 1")
+    task = call.run()
+    assert state.wait_reached("Job 1")
+    progress = call("GET", "/api/v1/progressstate").document
+    assert (task, "Backup_ProcessingFiles") == (progress["TaskID"], progress["Phase"])
+    assert 0 < progress["ProcessedFileCount"] < progress["TotalFileCount"]
+    state.release("Job 1")
+    assert state.wait_idle()
+    assert "Backup_Complete" == call("GET", "/api/v1/progressstate").document["Phase"]
+
+
+def test_an_abort_can_be_without_effect(serve):
+    """--demo-ignores-abort: 200, and the run goes on to its end."""
+    state, call = serve("2.3.0.4", {"settings": {"--demo-ignores-abort": "true"}})
+    state.hold("Job 1")
+    task = call.run()
+    assert state.wait_reached("Job 1")
+    assert 200 == call("POST", f"/api/v1/task/{task}/abort").status
+    state.release("Job 1")
+    assert state.wait_idle()
+    assert "Success" == call.rows()[0]["ParsedResult"]
+
+
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_a_long_poll_ends_with_the_event(serve, release_name):
+    """Who waits for events is told at once, not when the duration is over."""
+    state, call = serve(release_name)
+    event = call("GET", "/api/v1/serverstate").document["LastEventID"]
+    told = []
+
+    def poll():
+        told.append(call("GET", "/api/v1/serverstate?longpoll=true&lastEventId="
+                         f"{event}&duration=30s").document)
+    thread = threading.Thread(target=poll)
+    thread.start()
+    state.engine.tell()
+    thread.join(10)
+    assert event < told[0]["LastEventID"]
+
+
+@pytest.mark.parametrize("release_name", MODERN)
+def test_a_pause_keeps_tasks_waiting_and_ends_by_itself(serve, release_name):
+    """A task is Waiting while the server is paused; when the time of the pause is over, it runs."""
+    state, call = serve(release_name)
+    assert 200 == call("POST", "/api/v1/serverstate/pause?duration=1s").status
+    task = call.run()
+    assert "Waiting" == call("GET", f"/api/v1/task/{task}").document["Status"]
+    assert state.wait_idle()
+    assert "Running" == call("GET", "/api/v1/serverstate").document["ProgramState"]
+    assert "Completed" == call("GET", f"/api/v1/task/{task}").document["Status"]
+
+
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_an_unchanged_source_makes_no_version(serve, release_name):
+    """The second run is a success, and there is still one version."""
+    state, call = serve(release_name)
+    for _ in range(2):
+        call.run()
+        assert state.wait_idle()
+    assert 2 == len(call.rows())
+    assert 1 == len(call("GET", "/api/v1/backup/1/filesets").document)
+
+
+# Sessions.
+
+@pytest.mark.parametrize("release_name", MODERN)
+def test_an_old_refresh_token_ends_its_family(serve, release_name):
+    """The newest but one may be used again; an older one ends all tokens of its family: 401,
+    then 500 without a body for the newest access token, on every path."""
+    state, call = serve(release_name)
+    first = call.login()
+    second = call.renew(*first[1:])
+    assert 200 == call("GET", "/api/v1/tasks").status
+    third = call.renew(*second[1:])
+    assert 401 == call.renew(*first[1:]).status
+    assert 401 == call.renew(*third[1:]).status
+    for path in ("/api/v1/tasks", "/health"):
+        answered = call("GET", path)
+        assert (500, b"") == (answered.status, answered.body)
+
+
+@pytest.mark.parametrize("release_name", MODERN)
+def test_expired_tokens_are_refused_and_renewed(serve, release_name):
+    """401 without a body, saying that it expired; a renewed one is good at once."""
+    state, call = serve(release_name)
+    session = call.login()
+    state.expire_tokens()
+    answered = call("GET", "/api/v1/tasks")
+    assert (401, b"") == (answered.status, answered.body)
+    assert "The token expired at" in answered.values("WWW-Authenticate")[0]
+    call.renew(*session[1:])
+    assert 200 == call("GET", "/api/v1/tasks").status
+
+
+def test_an_access_token_lives_as_long_as_it_is_told(serve):
+    """token_seconds is the life of a token, and its exp says so."""
+    state, call = serve("2.3.0.4", token_seconds=1)
+    eventually(lambda: call("GET", "/api/v1/tasks").status == 401, "the token's end")
+
+
+@pytest.mark.parametrize("release_name", MODERN)
+def test_without_remember_me_there_is_a_cookie_since_there_are_nonces(serve, release_name):
+    """2.1.0.5: no cookie, and a token of no family; later: a cookie of two hours."""
+    state, call = serve(release_name)
+    token, cookie, nonce = call.login(remember=False)
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    assert ((None, None) if release_name == "2.1.0.5" else (True, True)) == (
+        cookie and True, nonce and True)
+    assert (release_name == "2.1.0.5") == (claims["fam"] == "temporary")
+
+
+def test_a_server_without_a_password_never_answers_get_nonce(serve):
+    """The connection hangs until somebody gives up."""
+    state, call = serve("2.0.8.1", password=None)
+    with socket.create_connection(call.address, timeout=0.3) as connection:
+        connection.sendall(b"GET /login.cgi?get-nonce=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+
+
+def test_too_many_xsrf_tokens_are_503(serve):
+    """Each call without the cookie takes one of 500 places."""
+    state, call = serve("2.0.8.1")
+    answers = [call.__class__(f"http://127.0.0.1:{call.address[1]}")("GET", "/api/v1/serverstate")
+               for _ in range(501)]
+    assert ({400}, 503) == ({one.status for one in answers[:-2]}, answers[-1].status)
+    assert "Too Many Concurrent Request, try again later" == answers[-1].reason
+
+
+# Restarts.
+
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_a_restart_forgets_tasks_and_keeps_the_rest(serve, release_name):
+    """Numbers begin at 2 again; the run that was cut off left no row; versions and, with
+    tokens, sessions are as before."""
+    state, call = serve(release_name)
+    call.run()
+    assert state.wait_idle()
+    write(state.folder / "sources" / "Job 1" / "b.txt", b"more")
+    state.hold("Job 1")
+    task = call.run()
+    assert state.wait_reached("Job 1")
+    state.crash_and_restart()
+    if release_name.startswith("2.0"):
+        assert [400, 401] == [call("GET", "/api/v1/tasks").status, call(
+            "GET", "/api/v1/tasks", **renewed(call)).status]
+        call.login_with_cookies()
+    assert 404 == call("GET", f"/api/v1/task/{task}").status
+    assert 404 == call("GET", "/api/v1/progressstate").status
+    assert (1, 1) == (len(call.rows()), len(call("GET", "/api/v1/backup/1/filesets").document))
+    assert 3 == max(call.run(), 3)  # 2 was the listing
+    assert state.wait_idle()
+    assert 2 == len(call.rows())
+
+
+def renewed(call):
+    """The xsrf token of the cookie that a call without one gives."""
+    cookie = call("GET", "/", Cookie="").values("Set-Cookie")[0].partition(";")[0]
+    session = call.headers["Cookie"].partition("; ")[2]
+    return {"Cookie": f"{cookie}; {session}", "X-XSRF-Token": unquote(cookie.partition("=")[2])}
+
+
+def start_program(*words):
+    """The server as a process: (process, release that it names, Caller)."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "demo" / "duplicati.py"), "--port=0",
+         f"--password={PASSWORD}", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True)
+    line = process.stdout.readline().split()
+    return process, line[1], Caller(line[-1])
+
+
+def test_the_program_survives_kill_9(tmp_path):
+    """Killed in the middle of a run and started again: jobs, versions, logs and tokens are
+    there, the run is not; it is steered over HTTP, and ends on SIGTERM with 0."""
+    folder = f"--folder={tmp_path / 'server'}"
+    process, name, call = start_program("--release=today", folder)
+    try:
+        call.login()
+        assert {"reached": False} != call("POST", "/demo/hold?name=Documents").document
+        call.run()
+        assert call("POST", "/demo/reached?name=Documents").document["reached"]
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process, name, restarted = start_program("--release=today", folder)
+        restarted.headers = call.headers
+        jobs = restarted("GET", "/api/v1/backups").document
+        assert ("today", 4) == (name, len(jobs))
+        assert [] == restarted.rows()
+        assert 2 == restarted.run("4")
+        eventually(lambda: restarted("GET", "/api/v1/task/2").document["Status"] == "Failed",
+                   "the end of the run")
+        assert ["GET", "/api/v1/backups"] in restarted("GET", "/demo/requests").document
+        assert 200 == restarted("POST", "/demo/expire").status
+        assert 401 == restarted("GET", "/api/v1/backups").status
+        process.terminate()
+        assert 0 == process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+# Files.
+
+def newest(call):
+    """The time of the newest version."""
+    return call("GET", "/api/v1/backup/1/filesets").document[0]["Time"]
+
+
+def restore(call, state, key="1", **fields):
+    """Restore, in the way of the generation; the newest row afterwards, if there is one."""
+    if "X-XSRF-Token" in call.headers:
+        form = {name.replace("_", "-"): json.dumps(value) if isinstance(value, (list, bool))
+                else value for name, value in fields.items()}
+        answered = call("POST", f"/api/v1/backup/{key}/restore", form=form)
+    else:
+        answered = call("POST", f"/api/v1/backup/{key}/restore", fields)
+    assert answered.status == 200, answered.body
+    assert state.wait_idle()
+    rows = call.rows(key, "Restore")
+    return rows and rows[0]
+
+
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_a_restored_file_is_what_was_backed_up(serve, tmp_path, release_name):
+    """Byte for byte, of the version that was asked for; one file lands directly in the folder."""
+    state, call = serve(release_name)
+    source = state.folder / "sources" / "Job 1" / "a.txt"
+    call.run()
+    assert state.wait_idle()
+    first = newest(call)
+    write(source, b"second")
+    call.run()
+    assert state.wait_idle()
+    row = restore(call, state, paths=[f"@{source}"], time=first, restore_path=str(tmp_path / "to"))
+    assert ("Restore", "Success", 1) == (
+        row["MainOperation"], row["ParsedResult"], row["RestoredFiles"])
+    assert b"first" == (tmp_path / "to" / "a.txt").read_bytes()
+    assert b"second" == source.read_bytes()
+
+
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_a_restore_replaces_only_what_it_is_told_to(serve, tmp_path, release_name):
+    """Without overwrite the copy gets a name with the version's day; with it the file is
+    replaced; what is the same already is left."""
+    state, call = serve(release_name)
+    source = state.folder / "sources" / "Job 1" / "a.txt"
+    call.run()
+    assert state.wait_idle()
+    to = tmp_path / "to"
+    write(to / "a.txt", b"mine")
+    fields = {"paths": [f"@{source}"], "restore_path": str(to)}
+    restore(call, state, **fields, overwrite=False)
+    day = datetime.fromisoformat(newest(call)).strftime("%Y-%m-%d")
+    assert {"a.txt": b"mine", f"a.{day}.txt": b"first"} == {
+        path.name: path.read_bytes() for path in to.iterdir()}
+    restore(call, state, **fields, overwrite=True)
+    assert b"first" == (to / "a.txt").read_bytes()
+    assert 0 == restore(call, state, **fields, overwrite=True)["RestoredFiles"]
+
+
+def test_the_old_generation_ignores_the_json_of_a_restore(serve, tmp_path):
+    """Everything goes back to its original place, with 200."""
+    state, call = serve("2.0.8.1")
+    source = state.folder / "sources" / "Job 1"
+    call.run()
+    assert state.wait_idle()
+    shutil.rmtree(source)
+    answered = call("POST", "/api/v1/backup/1/restore", {
+        "paths": [f"@{source}/a.txt"], "restore_path": str(tmp_path / "to")})
+    assert 200 == answered.status
+    assert state.wait_idle()
+    assert (b"first", False) == ((source / "a.txt").read_bytes(), (tmp_path / "to").exists())
+    assert (source / "docs" / "deep" / "x.bin").exists()
+
+
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_a_server_that_knows_only_the_target_restores_from_it(serve, tmp_path, release_name):
+    """The chain of section 3.6: temporary job, versions, database, files, copy, repair, restore."""
+    state, call = serve(release_name, {"settings": {"--no-encryption": "", "passphrase": "key"}})
+    call.run()
+    assert state.wait_idle()
+    url = state.store.backup("1")["TargetURL"]
+    state, call = serve(release_name, site={})
+    key = call("POST", "/api/v1/backups?temporary=true", {"Backup": {
+        "Name": "Temp", "TargetURL": url, "Sources": [], "Filters": [], "Settings": [
+            {"Name": "passphrase", "Value": "key"}]}, "Schedule": None}).document["ID"]
+    path = f"/api/v1/backup/{key}"
+    versions = call("GET", f"{path}/filesets?from-remote-only=true").document
+    time = versions[0]["Time"]
+    is_legacy = release_name.startswith("2.0")
+    told = {"form": {"only-paths": "true", "time": time}} if is_legacy else {
+        "document": {"only_paths": True, "time": time}}
+    assert 200 == call("POST", f"{path}/repairupdate", **told).status
+    assert state.wait_idle()
+    found = call("GET", f"{path}/files" + ("/" if is_legacy else "?filter=") + "*report*"
+                 + ("?" if is_legacy else "&") + "time=" + quote(time)).document["Files"]
+    assert [8] == found[0]["Sizes"]
+    copy = call("POST", f"{path}/copytotemp").document["ID"]
+    assert 200 == call("POST", f"/api/v1/backup/{copy}/repair", **told).status
+    assert state.wait_idle()
+    restore(call, state, copy, time=time, restore_path=str(tmp_path / "to"))
+    assert b"a report" == (tmp_path / "to" / "docs" / "report.txt").read_bytes()
+    assert b"first" == (tmp_path / "to" / "a.txt").read_bytes()
+
+
+def test_a_wrong_passphrase_opens_nothing(serve, tmp_path):
+    """The task fails, and nothing comes back."""
+    state, call = serve("2.3.0.4", {"settings": {"--no-encryption": "", "passphrase": "key"}})
+    call.run()
+    assert state.wait_idle()
+    row = restore(call, state, passphrase="wrong", restore_path=str(tmp_path / "to"))
+    assert ("Fatal", False) == (row["ParsedResult"], (tmp_path / "to").exists())
+
+
+def test_filters_leave_files_out(serve):
+    """The first that matches counts; a folder that is left out is not entered."""
+    state, call = serve("2.3.0.4", {"filters": ["+*/docs/report.txt", "-*.txt", "-*/deep/"]})
+    call.run()
+    assert state.wait_idle()
+    found = call("POST", "/api/v2/backup/search", {
+        "BackupId": "1", "Paths": None, "Filters": ["*"], "PageSize": 0, "Page": 0}).document
+    assert ["Job 1/", "docs/", "report.txt"] == [
+        re.search(r"[^/]+/?$", one["Path"])[0] for one in found["Data"]]
+
+
+def test_a_locked_database_is_told_of_by_the_newest_release_only(serve):
+    """While a job runs: 400 DatabaseLocked, or an envelope with it."""
+    for release_name, status in (("today", 400), ("2.3.0.4", 200)):
+        state, call = serve(release_name)
+        state.hold("Job 1")
+        call.run()
+        assert state.wait_reached("Job 1")
+        assert status == call("GET", "/api/v1/backup/1/log").status
+        envelope = call("POST", "/api/v2/backup/list-filesets", {"BackupId": "1"}).document
+        assert (status == 200) == envelope["Success"]
+
+
+# Changing.
+
+@pytest.mark.parametrize("release_name", MODERN)
+def test_long_names_of_days_are_refused_where_they_were(serve, release_name):
+    """2.1.0.5: 400 without a body, though it shows them itself."""
+    state, call = serve(release_name, {"schedule": {
+        "time": "2030-01-01T13:00:00Z", "repeat": "1D", "days": ["mon", "fri"]}})
+    shown = call("GET", "/api/v1/backup/1").document
+    del shown["DisplayNames"]
+    shown["Schedule"]["AllowedDays"] = ["Monday", "fri"]
+    answered = call("PUT", "/api/v1/backup/1", shown)
+    assert ((400 if release_name == "2.1.0.5" else 200), b"") == (answered.status, answered.body)
+
+
+@pytest.mark.parametrize("release_name", RELEASES)
+def test_a_job_that_is_put_back_as_it_was_shown_is_as_it_was(serve, release_name):
+    """Placeholders become the secrets that they stand for; nothing else changes."""
+    state, call = serve(release_name, {
+        "settings": {"--no-encryption": "", "passphrase": "a secret"}, "filters": ["-*.tmp"],
+        "target": "to?auth-username=ann&auth-password=hunter22", "schedule": {
+            "time": "2030-01-01T13:00:00Z", "repeat": "1D", "days": ["mon"]}})
+    before = state.store.backup("1"), state.store.schedule("1")
+    shown = call("GET", "/api/v1/backup/1").document
+    shown = shown.get("data", shown)
+    is_masked = "hunter22" not in json.dumps(shown)
+    assert is_masked == (release_name in ("2.3.0.4", "today"))
+    shown["Schedule"]["AllowedDays"] = ["mon"]
+    assert 200 == call("PUT", "/api/v1/backup/1", {
+        "Backup": shown["Backup"], "Schedule": shown["Schedule"]}).status
+    assert before == (state.store.backup("1"), state.store.schedule("1"))
+
+
+def test_a_recorded_encrypted_export_is_opened():
+    """The container that a real server made; a wrong passphrase and a flipped bit are told."""
+    for release_name in ("2.1.0.5", "2.3.0.4", "today"):
+        text = next(one for one in RECORDED[release_name]
+                    if one["name"] == "export encrypted")[
+            "response"]["text"]
+        container = base64.b64decode(text.removeprefix("base64:"))
+        assert "Home" == json.loads(decrypt(container, "secret"))["Backup"]["Name"]
+        for damaged, passphrase in ((container, "other"), (
+                container[:-60] + bytes([container[-60] ^ 1]) + container[-59:], "secret")):
+            with pytest.raises(ValueError):
+                decrypt(damaged, passphrase)
+
+
+@pytest.mark.parametrize("release_name", MODERN)
+def test_an_encrypted_export_comes_back_by_import(serve, release_name):
+    """With its passphrase it makes a job with all secrets; with a wrong one it is 500."""
+    state, call = serve(release_name, {"settings": {"--no-encryption": "", "passphrase": "key"}})
+    token = call("POST", "/api/v1/auth/issuetoken/export").document["Token"]
+    content = call("GET", "/api/v1/backup/1/export?export-passwords=true&passphrase=open"
+                   f"&token={token}").body
+    config = base64.b64encode(content).decode()
+    answered = call("POST", "/api/v1/backups/import", {
+        "config": config, "passphrase": "wrong", "direct": True})
+    assert (500, True) == (answered.status, "Failed to import" in answered.document["Error"])
+    answered = call("POST", "/api/v1/backups/import", {
+        "config": config, "passphrase": "open", "direct": True})
+    assert {"Id": "2", "data": None} == answered.document
+    job = state.store.backup("2")
+    assert ("Job 1 (1)", {"--no-encryption": "", "passphrase": "key"}) == (
+        job["Name"], {one["Name"]: one["Value"] for one in job["Settings"]})
+
+
+def test_the_old_generation_takes_a_job_in_a_form(serve):
+    """As JSON in the field `data`; a password is taken away by nulls."""
+    state, call = serve("2.0.8.1", site={})
+    job = {"Name": "New", "TargetURL": "file:///nowhere", "Sources": ["/x"], "Settings": [
+        {"Name": "--no-encryption", "Value": "true"}], "Filters": []}
+    answered = call("POST", "/api/v1/backups",
+                    form={"data": json.dumps({"Backup": job, "Schedule": None})})
+    assert {"status": "OK", "ID": "1"} == answered.document
+    assert 200 == call("PATCH", "/api/v1/serversettings", {
+        "server-passphrase": None, "server-passphrase-salt": None}).status
+    assert 200 == Caller(f"http://127.0.0.1:{call.address[1]}")("GET", "/").status
