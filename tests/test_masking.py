@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,7 +18,7 @@ from remotes.duplicati.masking import (
     restored,
     secrets_of,
 )
-from remotes.errors import RefusedError
+from remotes.errors import ForeignServerError, RefusedError
 
 SECRET_NAMES = [
     "passphrase", "--passphrase", "auth-password", "authid", "aws-secret-access-key",
@@ -157,6 +158,27 @@ def test_a_switch_that_holds_something_else_is_masked():
 def test_a_placeholder_is_more_than_three_stars_and_nothing_else(text, is_one):
     """15 stars of today's servers, 10 of the old ones."""
     assert is_one is is_placeholder(text)
+
+
+@pytest.mark.parametrize("part", [
+    '"', "a", "\\", '\\"', '"a":"', "a=b ", "a://b ", "a://", "x=y&", "@", '\\"a\\":\\"', "eyJ",
+    '"Name":"a","Value":"', "--a='", "Bearer ", "http://u:", ":/", ".", "****", "a://b?c=",
+])
+def test_no_text_takes_long(part):
+    """A hundred thousand of anything: no recursion, and nothing that grows with its square."""
+    text = "a://b?c=d " + part * (100_000 // len(part)) + "=x"
+    began = time.process_time()
+    assert "5ecret" not in masked_text(text + " auth-password=5ecret")
+    assert time.process_time() - began < 5
+
+
+def test_a_document_that_is_nested_without_end_is_an_error_of_ours():
+    """No traceback, however deep a server's answer is."""
+    document = "x"
+    for _ in range(5000):
+        document = [document]
+    with pytest.raises(ForeignServerError):
+        masked(document)
 
 
 # -- any JSON at all ---------------------------------------------------------------------------

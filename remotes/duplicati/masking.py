@@ -9,8 +9,15 @@ masks restores it, too (2.3.0 and later). A placeholder is never sent where the 
 has none: earlier servers would take it for the secret (protocol page, §3.3).
 """
 
-from remotes.duplicati.secret_texts import STARS, is_placeholder, is_secret, is_secret_name, pieces
-from remotes.errors import RefusedError
+from remotes.duplicati.secret_texts import (
+    STARS,
+    is_placeholder,
+    is_secret,
+    is_secret_name,
+    may_hold_secrets,
+    pieces,
+)
+from remotes.errors import ForeignServerError, RefusedError
 
 __all__ = ["STARS", "is_placeholder", "is_secret", "is_secret_name", "masked", "masked_text",
            "masked_url", "placeholders", "restored", "secrets_of"]
@@ -23,15 +30,26 @@ _IDENTITIES = (("Name", "Filter"), ("name",), ("UrlKey",), ("ID",), ("Id",), ("K
 
 
 def masked(document):
-    """A deep copy of `document` (any JSON value) with 15 stars in place of each secret."""
-    return _mask(document, None, [])
+    """A deep copy of `document` (any JSON value) with 15 stars in place of each secret.
+
+    Errors: ForeignServerError, if it is nested as deeply as no server's is.
+    """
+    return _whole(document, [])
 
 
 def secrets_of(document):
     """The secrets of `document` (any JSON value) as a set of texts; no placeholders."""
     found = []
-    _mask(document, None, found)
+    _whole(document, found)
     return set(found)
+
+
+def _whole(document, found):
+    try:
+        return _mask(document, None, found)
+    except RecursionError:
+        raise ForeignServerError("the answer is nested too deeply to be a Duplicati server's"
+                                 ) from None
 
 
 def masked_text(text):
@@ -67,6 +85,8 @@ def _mask_whole(value, found):
 
 
 def _mask_text(text, found):
+    if not may_hold_secrets(text):
+        return text
     shown = []
     for piece, name in pieces(text):
         if name is None or is_placeholder(piece):
@@ -93,6 +113,8 @@ def _inner_names(mapping, outer):
 
 def _masked_keys(mapping, found):
     """The keys of a mapping (paths and URLs may be among them), masked and still different."""
+    if not any(isinstance(key, str) and may_hold_secrets(key) for key in mapping):
+        return mapping
     shown = {}
     for key in mapping:
         text = masked = _mask_text(key, found) if isinstance(key, str) else key

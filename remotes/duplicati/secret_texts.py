@@ -120,7 +120,9 @@ _PLACES = re.compile(
     r"|(?P<jwt>\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*)"
 )
 # Most texts hold nothing of the kind, and are told so by one cheap look.
-_HINT = re.compile(r"[=\"]|://|eyJ|Bearer |PreAuth |Basic ")
+may_hold_secrets = re.compile(r"[=\"]|://|eyJ|Bearer |PreAuth |Basic ").search
+# A URL may hold another one, in its path or in a parameter; not without end.
+_DEEPEST = 8
 _PAIRS = (("setting", "setting_value"), ("property", "property_value"), ("inner", "inner_value"),
           ("deep", "deep_value"), ("option", "quoted"), ("option", "single"), ("option", "bare"))
 _URL_REST = re.compile(_URL_TEXT)
@@ -134,7 +136,7 @@ def pieces(text):
     The pieces together are the text. A text that is a URL as a whole, or one option
     (`--passphrase=my secret`), may have spaces in its secrets.
     """
-    if not _HINT.search(text):
+    if not may_hold_secrets(text):
         return [(text, None)]
     option = _WHOLE_OPTION.match(text)
     if option and is_secret(option["name"], text[option.end():]):
@@ -158,13 +160,17 @@ def _joined(found):
     return joined or [("", None)]
 
 
-def _scan(text):
+def _scan(text, depth=0):
+    """The pieces of any text. `depth`: inside so many URLs; deeper down all is secret."""
+    if depth == _DEEPEST:
+        yield text, "the innermost URL"
+        return
     position = 0
     while found := _PLACES.search(text, position):
         yield text[position:found.start()], None
         if found["url"]:
             end = _url_end(text, found)
-            yield from _url_pieces(text[found.start():end])
+            yield from _url_pieces(text[found.start():end], depth)
             position = end
             continue
         group, name = _secret_group(found)
@@ -208,7 +214,7 @@ _USER = re.compile(r"(?P<user>[^/?#@:\[\]]*):(?P<rest>.*)", re.DOTALL)
 _PORT = re.compile(r"[0-9]*(?:[/?#]|\Z)")
 
 
-def _url_pieces(url):
+def _url_pieces(url, depth=0):
     """The pieces of a text that begins with `scheme://`."""
     scheme, separator, rest = url.partition("://")
     yield scheme + separator, None
@@ -219,7 +225,7 @@ def _url_pieces(url):
         yield rest[len(user) + 1:password_end], "password of the user"
         rest = rest[password_end:]
     path, question, query = rest.partition("?")
-    yield from _scan(path)
+    yield from _scan(path, depth + 1)
     yield question, None
     for number, parameter in enumerate(query.split("&") if question else ()):
         name, equals, value = parameter.partition("=")
@@ -230,7 +236,7 @@ def _url_pieces(url):
                                  and not is_secret_name(plain)):
             yield value, plain
         else:
-            yield from _scan(value)
+            yield from _scan(value, depth + 1)
 
 
 def _password_end(rest):
