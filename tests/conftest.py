@@ -166,3 +166,87 @@ def enroll(tmp_path, key_pem):
         return host
 
     return make
+
+
+PASSWORD = "correct-horse-of-the-tests"
+# What the demo server plays: the cookie generation, the first with tokens, stable, newest.
+RELEASES = ("2.0.8.1", "2.1.0.5", "2.3.0.4", "today")
+
+
+def job(name, **settings):
+    """A job for a demo Duplicati server; `settings` are those that steer its runs, without
+    `demo_` in front: seconds, ending, …
+    """
+    steering = {f"--demo-{key.replace('_', '-')}": value for key, value in settings.items()}
+    return {"name": name, "files": {"a.txt": "alpha", "docs/b.txt": "beta"},
+            "settings": {"--no-encryption": "true", "--demo-seconds": 0, **steering}}
+
+
+class DuplicatiHost(Host):
+    """A host that is logged into a demo Duplicati server, by a password file."""
+
+    def log_in(self, url, *words, expected=0):
+        """Logs in there; gives the Result."""
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD + "\n")
+        secret.chmod(0o600)
+        found = self.inside("duplicati_login", f"--url={url}", f"--password_file={secret}", *words)
+        assert expected == found.code, found
+        return found
+
+    def inside(self, action, *words):
+        """The client run within this process (in its main thread); gives a Result."""
+        from tests import inside
+
+        return inside.run(f"--action={action}", f"--settings={self.settings}", *words,
+                          environ={"HOME": str(self.folder), "REMOTES_CONFIG": ""})
+
+    def kept(self, name="default"):
+        """What the settings keep of a Duplicati server."""
+        return self.document()["duplicati"]["servers"][name]
+
+
+@pytest.fixture
+def play(tmp_path):
+    """play(release, *jobs, **options) -> a running demo Duplicati server; all end with the test."""
+    from demo import duplicati
+
+    servers = []
+
+    def start(release="2.3.0.4", *jobs, port=0, ssl_context=None, **options):
+        folder = tmp_path / f"duplicati-{len(servers)}"
+        state = duplicati.Duplicati(release, options.pop("password", PASSWORD), folder,
+                                    {"jobs": list(jobs)}, busy_seconds=0.2, **options)
+        server = duplicati.make_server(state, port, ssl_context=ssl_context)
+        servers.append((server, _serving(server)))
+        return server
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        server.state.close()
+
+
+def _serving(server):
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def operator(tmp_path):
+    """operator(server) -> a DuplicatiHost that is logged in there."""
+    hosts = []
+
+    def make(server=None, *words):
+        folder = tmp_path / f"operator-{len(hosts)}"
+        folder.mkdir()
+        host = DuplicatiHost(folder)
+        hosts.append(host)
+        if server is not None:
+            host.log_in(server.url, *words)
+        return host
+
+    return make

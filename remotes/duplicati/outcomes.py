@@ -19,8 +19,8 @@ EXIT_CODES = {"success": 0, "warning": 3, "error": 4, "aborted": 4, "interrupted
 _PARSED = {"Success": "success", "Warning": "warning", "Error": "error", "Fatal": "error"}
 _ABORT_WORDS = ("ThreadAbortException", "TaskCanceledException", "OperationCanceledException",
                 "A task was canceled")
-# Begin of a run by its row, and of its task, lie within that.
-_SLACK = timedelta(seconds=5)
+# Begin and end of a run by its row, and of its task, lie within that.
+_SLACK = timedelta(seconds=1)
 # Clocks are compared within that.
 _JUST_BEFORE = timedelta(seconds=1)
 # A row of a run that was cut off by a restart began before it was last seen to run.
@@ -28,6 +28,8 @@ _LATEST = timedelta(seconds=0.5)
 _PAGES = 5
 _PAGE_ROWS = 50
 _LOCK_WAIT_SECONDS, _LOCK_PAUSE_SECONDS = 30.0, 0.25
+# Operations that leave a row only if there was something to do (2.0 and 2.1).
+_MAY_LEAVE_NO_ROW = ("Compact", "Vacuum")
 _FILE_COUNTS = {
     "examined": "ExaminedFiles", "added": "AddedFiles", "modified": "ModifiedFiles",
     "deleted": "DeletedFiles", "failed": "FilesWithError", "restored": "RestoredFiles",
@@ -96,7 +98,7 @@ class _Window:
     def __init__(self, server, started, ending):
         self.earliest = started.started_at - _SLACK if started.started_at else None
         self.latest = self.ended_after = None
-        is_cut = ending.state != "over"
+        is_cut = ending.state != "over" or ending.is_doubted
         if is_cut or self.earliest is None and started.row is None:
             self._reckon(started, ending, is_cut, _clock_offset(server))
         elif finished := moments.parse((ending.task or {}).get("TaskFinished")):
@@ -118,10 +120,12 @@ class _Window:
         began, ended = (moments.parse(row["Result"].get(name)) for name in ("BeginTime", "EndTime"))
         if self.latest is not None and (began is None or began > self.latest):
             return False
+        if started.row is not None and _number(row) <= started.row:
+            return False
         if self.earliest is not None:
             return began is not None and began >= self.earliest
         if started.row is not None:
-            return _number(row) > started.row
+            return True
         return self.ended_after is not None and ended is not None and ended >= self.ended_after
 
 
@@ -240,10 +244,22 @@ def _without_row(server, started, ending, window):
     if ending.state == "forgotten":
         return Outcome("interrupted", "the server does not know the task any more (was it started"
                        " anew?), and it left no result", None, began, ended)
-    if not started.has_row:
+    if ending.is_doubted:
+        return Outcome("interrupted", "the server was away, was started anew as it seems, and the"
+                       " run left no result", None, None, None)
+    if _phase_is_error(server, started):
+        return Outcome("error", "it ended in an error, of which the backup's log knows nothing",
+                       None, began, ended)
+    if not started.has_row or started.operation in _MAY_LEAVE_NO_ROW:
         return Outcome("success", "the server calls it completed", None, began, ended)
     return Outcome("unknown", "the server calls it completed, but it left no result: it failed, or"
                    " was aborted", None, began, ended)
+
+
+def _phase_is_error(server, started):
+    """Whether the last task of the server was this one, and an exception ended it."""
+    state = server.progress() or {}
+    return state.get("TaskID") == started.number and state.get("Phase") == "Error"
 
 
 def _last_error(server, started):

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass, fields
 
 from remotes.duplicati import moments
-from remotes.errors import NotFoundError, RemotesError
+from remotes.errors import NotFoundError, RemotesError, UnavailableError
 
 # What a task's row in the backup's log is called (section 4.2).
 OPERATIONS = {"run": "Backup", "verify": "Test", "compact": "Compact", "vacuum": "Vacuum",
@@ -28,6 +28,7 @@ class Started:
     `number`: the server's number for it, None if it was over before it was seen.
     `operation`: what its row in the log is called. `asked_at`: Unix seconds of this
     machine. `row`: the newest row of the log before it, None if that is not known.
+    `event`: the server's LastEventID before it, which only falls when the server restarts.
     `error_stamp`: the backup's LastErrorDate before it. `started_at`: the server's
     TaskStarted (aware datetime), once it is known. `has_row`: whether an end leaves a row.
     """
@@ -38,6 +39,7 @@ class Started:
     operation: str = "Backup"
     asked_at: float = 0.0
     row: int = None
+    event: int = None
     error_stamp: str = ""
     started_at: object = None
     has_row: bool = True
@@ -72,7 +74,9 @@ def note(server, backup_id, operation, *, has_row=True):
         numbers = []  # its database is busy
     # No row can also mean that a task of it runs (2.1 to 2.3.0): it is not known then.
     row = max(numbers, default=0 if server.is_legacy else None)
+    event = server.state().get("LastEventID")
     return Started(None, str(backup_id), str(found.get("Name") or ""), operation, row=row,
+                   event=event if isinstance(event, int) else None,
                    error_stamp=str(metadata.get("LastErrorDate") or ""), has_row=has_row)
 
 
@@ -83,7 +87,16 @@ def start(server, started, request):
     """
     former = server.progress() if server.is_legacy else None
     started.asked_at = time.time()
-    answer = request()
+    try:
+        answer = request()
+    except UnavailableError as error:
+        if not error.maybe_done:
+            raise
+        # The answer was lost: if there is such a task now, it is the one.
+        started.number = _found(server, started, former)
+        if started.number is None:
+            raise
+        return started
     said = answer if isinstance(answer, dict) else {}
     number = said.get("ID", said.get("TaskID"))
     if isinstance(number, int) and not isinstance(number, bool):
@@ -94,11 +107,14 @@ def start(server, started, request):
 
 
 def _found(server, started, former):
-    """The number of a run that the server did not tell; None if it is over and forgotten."""
+    """The number of a run that the server did not tell; None if it is not to be seen."""
     for look in range(_LOOKS):
-        if number := number_of(server.state(), started.backup_id):
+        try:
+            state, progress = server.state(), server.progress() or {}
+        except UnavailableError:
+            return None  # it may well run: whoever waits for it looks again
+        if number := number_of(state, started.backup_id):
             return number
-        progress = server.progress() or {}
         if str(progress.get("BackupID")) == started.backup_id \
                 and progress.get("TaskID") != (former or {}).get("TaskID"):
             return progress.get("TaskID")

@@ -11,6 +11,7 @@ import time
 from collections import namedtuple
 
 from remotes.duplicati import moments
+from remotes.duplicati.tasks import number_of
 from remotes.errors import NotFoundError, RefusedError, UnavailableError, WaitTimeoutError
 
 # A long poll lasts so long; the server allows no less than the second.
@@ -23,15 +24,17 @@ _QUICK_SECONDS = 1.0
 _QUICK_POLLS = 3
 # A server that is away is asked again, from so often to so seldom, and no longer than that.
 _AWAY_SECONDS, _LONGEST_AWAY_SECONDS, AWAY_LIMIT_SECONDS = 0.25, 15.0, 900.0
-# TaskStarted is set twice within that (section 0.1).
-_SAME_START_SECONDS = 2.0
+# TaskStarted is set twice (section 0.1): within the first; where there is reason to doubt that
+# the server is still the same, within the second.
+_SAME_START_SECONDS, _DOUBTED_START_SECONDS = 2.0, 0.05
 # In a queue's change to running, a task is not known for a moment (section 4.1).
 _UNKNOWN_LOOKS, _UNKNOWN_PAUSE_SECONDS = 3, 0.15
 
 # How the waiting ended. state: "over" (task: what the server says of it), "forgotten" (the
 # server does not know it any more), "restarted" (the server was, while it went on).
-# seen_at: Unix seconds of the last look at which it ran or waited, or None.
-Ending = namedtuple("Ending", "state task seen_at")
+# seen_at: Unix seconds of the last look at which it surely ran or waited, or None. is_doubted:
+# whether the server may have been started anew since, and this release does not tell.
+Ending = namedtuple("Ending", "state task seen_at is_doubted", defaults=(False,))
 
 
 class Wait:
@@ -50,8 +53,10 @@ class Wait:
         self._tell = tell
         self._clock = clock
         self._pause = pause
-        self._event = None  # LastEventID of the last look
-        self._seen = None  # the last look at which it was there, Unix seconds
+        self._event = started.event  # LastEventID of the last look
+        self._seen = None  # the last look at which it surely was there, Unix seconds
+        self._seen_running = False
+        self._is_doubted = False  # whether the server may have been started anew
         self._polls_long = True
         self._quick = 0
         self._pause_seconds = _PAUSE_SECONDS
@@ -80,16 +85,18 @@ class Wait:
 
     def _look(self, state):
         """(Ending or None, what it does in a word), from a serverstate."""
-        event = state.get("LastEventID")
-        # The old generation forgets its sessions when it restarts.
-        began_anew = self._server.is_legacy and self._event is not None \
-            and self._server.session.renewals > self._renewals
-        if isinstance(event, int):
-            began_anew = began_anew or self._event is not None and event < self._event
-            self._event = event
+        if self._server.is_legacy and self._server.session.renewals > self._renewals:
+            self._doubt()  # a restart makes the old generation forget its sessions
         self._renewals = self._server.session.renewals
-        if began_anew:
-            return self._unless_ours(self._ending("restarted")), "lost"
+        event = state.get("LastEventID")
+        if isinstance(event, int):
+            began_anew = self._event is not None and event < self._event
+            self._event = event
+            if began_anew:
+                self._doubt()
+                return self._unless_ours(self._ending("restarted")), "lost"
+        if self._started.number is None:
+            self._started.number = number_of(state, self._started.backup_id)
         place = self._place(state)
         if place == "foreign":
             return self._ending("restarted"), "lost"
@@ -142,10 +149,18 @@ class Wait:
         if began is None:
             return True  # this release does not tell, or it has not begun
         if self._started.started_at is None:
+            if self._is_doubted:
+                return True  # it cannot be told: the doubt goes with the ending
             self._started.started_at = began
         apart = abs((began - self._started.started_at).total_seconds())
-        self._is_checked = apart <= _SAME_START_SECONDS
+        self._is_checked = apart <= (_DOUBTED_START_SECONDS if self._is_doubted
+                                     else _SAME_START_SECONDS)
+        self._is_doubted = self._is_doubted and not self._is_checked
         return self._is_checked
+
+    def _doubt(self):
+        """From now on it must be shown that the number is still this task's."""
+        self._is_doubted, self._is_checked = True, False
 
     def _unless_ours(self, ending):
         """The ending of a restart; None if the number is this task's all the same."""
@@ -157,11 +172,15 @@ class Wait:
         return ending
 
     def _see(self, place, state):
-        self._seen = time.time()
+        # What is seen in doubt may be another task: a run that was seen before has begun by then.
+        self._is_doubted = self._is_doubted and self._seen_running
+        if not self._is_doubted:
+            self._seen = time.time()
+            self._seen_running = self._seen_running or place == "running"
         self._on_look(place, state)
 
     def _ending(self, state, task=None):
-        return Ending(state, task, self._seen)
+        return Ending(state, task, self._seen, self._is_doubted)
 
     # -- between two looks -----------------------------------------------------------
 
@@ -198,7 +217,7 @@ class Wait:
                 now = self._clock()
                 if away_since is None:
                     away_since = now
-                    self._is_checked = False
+                    self._doubt()
                     if error.kind not in ("time_out", "proxy_page"):
                         self._tell(f"waiting for {self._what()} goes on, though {error}")
                 if now - away_since >= AWAY_LIMIT_SECONDS:
