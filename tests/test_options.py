@@ -308,8 +308,8 @@ def test_every_option_of_every_action_can_stand_in_its_section(tmp_path):
     values = {"text": "x", "path": "/x", "seconds": 1, "count": 1, "size": 1, "flag": True,
               "words": ["x", "y"]}
     for action in ACTIONS.values():
-        own = {name: values.get(OPTIONS[name].kind, OPTIONS[name].kind[0]) for name in option_names(action)
-               if name not in ("settings", "config")}
+        own = {name: values.get(OPTIONS[name].kind, OPTIONS[name].kind[0])
+               for name in option_names(action) if name not in ("settings", "config")}
         write(tmp_path / "config.yml", {"actions": {action.name: own}})
         config = load_config(str(tmp_path / "config.yml"), ACTIONS)
         assert set(own) == set(config.for_action(action.name))

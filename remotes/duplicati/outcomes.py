@@ -24,7 +24,7 @@ _SLACK = timedelta(seconds=1)
 # Clocks are compared within that.
 _JUST_BEFORE = timedelta(seconds=1)
 # A row of a run that was cut off by a restart began before it was last seen to run.
-_LATEST = timedelta(seconds=0.5)
+_LATEST = timedelta(seconds=0.05)
 _PAGES = 5
 _PAGE_ROWS = 50
 _LOCK_WAIT_SECONDS, _LOCK_PAUSE_SECONDS = 30.0, 0.25
@@ -130,12 +130,15 @@ class _Window:
 
 
 def _clock_offset(server):
-    """How much the server's clock is ahead of this machine's (timedelta), or None."""
+    """How much the server's clock is ahead of this machine's (timedelta), or None; rather too
+    much than too little, by the time that the answer takes.
+    """
+    here = moments.parse(time.time())
     try:
         there = moments.parse(server.system_info().get("ServerTime"))
     except RemotesError:
         return None
-    return None if there is None else there - moments.parse(time.time())
+    return None if there is None else there - here
 
 
 def _row(server, started, window):
