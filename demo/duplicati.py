@@ -20,9 +20,9 @@ duplicati_operations.py. And there are endpoints that are not Duplicati's, witho
 
 It imports nothing of the client's package, so that the two cannot share a mistake. It is also
 a program: `python demo/duplicati.py --help`. Parts: duplicati_releases.py (what differs),
-_endpoints (the table), _views, _backups, _browsing, _legacy (what they do), _tokens, _cookies
-(sessions), _engine, _operations, _results, _versions (tasks), _jobs, _store, _live, _moments,
-_answers, _aescrypt.
+_endpoints (the table), _views, _system, _backups, _browsing, _legacy (what they do), _tokens,
+_cookies (sessions), _engine, _operations, _counting, _results, _aftermath, _versions (tasks),
+_jobs, _store, _live, _moments, _answers, _aescrypt.
 """
 import argparse
 import contextlib

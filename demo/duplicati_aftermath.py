@@ -71,7 +71,7 @@ class Aftermath:
         if is_abort and not self.release.has_trace_of_abort:
             self._save_metadata(task, self._metadata(task, report))
             return
-        self.note_failure(task.backup, f"{task.operation}", error, task.number)
+        self.note_failure(task.backup, task.operation, error, task.number)
 
     def note_failure(self, job: dict, operation: str, error: EngineError,
                      number: int | None = None) -> None:
@@ -108,6 +108,7 @@ class Aftermath:
 
     def notify(self, job: dict | None, kind: str, message: str, exception: str = "",
                 message_id: str | None = None, **other) -> None:
+        """A new notification; `other`: fields that are not the usual ones."""
         word = {"Error": "Error", "Warning": "Warning"}.get(kind)
         self.store.add_notification({
             "Type": kind, "Title": f"{word} while running {job['Name']}" if word else "",

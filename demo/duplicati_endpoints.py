@@ -125,6 +125,7 @@ MODERN = [
 LEGACY = [
     ("GET", "v1/systeminfo/filtergroups", system.systeminfo),
     ("GET", "v1/logdata/<word>", views.server_log),
+    ("POST", "v1/task/<task>/<word>", legacy.unknown_word),
     ("PATCH", "v1/serversettings", legacy.patch_serversettings),
     ("GET", "v1/serversetting/<name>", legacy.serversetting),
     ("PUT", "v1/serversetting/<name>", legacy.put_serversetting),

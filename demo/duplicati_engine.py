@@ -55,8 +55,8 @@ def idle_progress(release: Release) -> dict:
 
 
 class Engine:
-    """Tasks of a server. `perform(task)` does a task's work in the thread of the engine;
-    `finish(task)` is called with the state of the task still `Running` when it ended."""
+    """Tasks of a server. `perform(task)` does a task's work, in the thread of the engine; all
+    that it leaves behind is there before the task is said to be over."""
 
     def __init__(self, release: Release, perform: Callable[[Task], None]):
         self.release, self.perform = release, perform
@@ -92,6 +92,11 @@ class Engine:
             self.event += 1
             self.data_update += data
             self.notification_update += notification
+            self.changed.notify_all()
+
+    def wake(self) -> None:
+        """Let those who wait for something look again; no event."""
+        with self.changed:
             self.changed.notify_all()
 
     def next_number(self) -> int:

@@ -70,6 +70,11 @@ def run(server: "Duplicati", call: Call) -> None:
     server.engine.add(modern.find_job(server, call), "Backup")
 
 
+def unknown_word(server: "Duplicati", call: Call) -> None:
+    """POST task/N/WORD, for words that later releases have."""
+    raise RefusedError(404, "Invalid or missing task id")
+
+
 def restore(server: "Duplicati", call: Call) -> dict:
     """POST backup/N/restore: what is no form is ignored, so that all goes to its place."""
     job, form = modern.find_job(server, call), call.form()

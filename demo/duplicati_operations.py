@@ -7,7 +7,6 @@ Guards: that an operation does what it tells, and ends as the settings of its jo
                             (an exception before the job's database is made)
     --demo-ignores-abort=true   an abort or stop is heard and changes nothing
     --demo-restore-seconds, --demo-restore-ending, and likewise for verify, compact, vacuum, repair
-A name is that of the setting; Documents in duplicati-site.yml shows how they are given.
 Leaves alone: which task comes when (duplicati_engine.py), what an ending leaves behind
 (duplicati_aftermath.py), and HTTP.
 """
@@ -148,15 +147,7 @@ class Operations:
             raise LeavesNoRowError("The demo job ends before it has a database",
                                    "System.InvalidOperationException")
         target, database = target_of(job), self._begin(task, report)
-        try:
-            target.make()
-        except EngineError as error:
-            report.line("Warning", f"{MAIN}.BackendManager-FolderCreateError",
-                        f"Failed to create folder: {error.message}")
-            self._let_pass(task, self.release.initial_phase, 1.0, [])  # it tries again
-            if self.release.row_of_missing_target:
-                raise
-            raise LeavesNoRowError(error.message, error.kind, error.help_id) from error
+        self._make_target(task, target, report)
         self._check_target(target, database, report)
         count_versions(report, target)
         found = self._find(job, report)
@@ -169,16 +160,7 @@ class Operations:
                 target.add(found[:len(found) // 2], task.started, False)
                 database.know(set(target.stamps()))
             raise
-        if ending == "fatal":
-            raise EngineError("The demo job ends by an exception",
-                              "System.InvalidOperationException")
-        if ending == "warning":
-            report.line("Warning", f"{MAIN}.Operation.Backup.FileEnumerationProcess-"
-                        "PathProcessingError", f"Failed to process path: {job['Sources'][0]}x")
-        if ending == "error":
-            report.own["FilesWithError"] = 1
-            report.line("Error", f"{MAIN}.Operation.Backup.FileBlockProcessor.FileEntry-"
-                        "PathProcessingFailed", f"Failed to process path: {job['Sources'][0]}x")
+        self._end_as_told(report, ending, job["Sources"][0])
         is_partial = task.is_stopped
         if is_partial:
             self._note_stop(report)
@@ -187,6 +169,30 @@ class Operations:
             if not self.release.row_of_stop:
                 return
         self._upload(task, report, target, database, found, is_partial)
+
+    def _make_target(self, task: Task, target: Target, report: Report) -> None:
+        try:
+            target.make()
+        except EngineError as error:
+            report.line("Warning", f"{MAIN}.BackendManager-FolderCreateError",
+                        f"Failed to create folder: {error.message}")
+            self._let_pass(task, self.release.initial_phase, 1.0, [])  # it tries again
+            if self.release.row_of_missing_target:
+                raise
+            raise LeavesNoRowError(error.message, error.kind, error.help_id) from error
+
+    def _end_as_told(self, report: Report, ending: str, source: str) -> None:
+        """What the job is told to come across in its middle."""
+        if ending == "fatal":
+            raise EngineError("The demo job ends by an exception",
+                              "System.InvalidOperationException")
+        if ending == "warning":
+            report.line("Warning", f"{MAIN}.Operation.Backup.FileEnumerationProcess-"
+                        "PathProcessingError", f"Failed to process path: {source}x")
+        if ending == "error":
+            report.own["FilesWithError"] = 1
+            report.line("Error", f"{MAIN}.Operation.Backup.FileBlockProcessor.FileEntry-"
+                        "PathProcessingFailed", f"Failed to process path: {source}x")
 
     def _note_stop(self, report: Report) -> None:
         report.interrupted = report.own["PartialBackup"] = True

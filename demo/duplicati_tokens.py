@@ -235,7 +235,8 @@ class TokenSessions:
         # Its own end is always the long one, whatever that of the token.
         until = formatdate(time.time() + 30 * 86400, usegmt=True)
         cookie = (f"{name}={self._sign(claims, seconds)}; expires={until}; domain={domain}; "
-                  "path=/api/v1/auth/refresh; samesite=strict; httponly")
+                  "path=/api/v1/auth/refresh; "
+                  f"{'secure; ' if call.url.startswith('https') else ''}samesite=strict; httponly")
         return Answer(200, [JSON, ("Set-Cookie", cookie)], compact(reply))
 
     def _refresh_token(self, call: Call) -> str | None:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 from demo.duplicati import Duplicati, make_server
 from demo.duplicati_aescrypt import decrypt
+from tests.certificates import Authority
 from tests.conftest import PROJECT
 from tests.processes import eventually
 from tests.recorded import exchanges
@@ -215,6 +217,7 @@ BEFORE_LEGACY = {
     "run slow again": [reach("Plain")],
     "task aborted": [idle],
     "log after an abort": [release("Plain")],
+    "backup after delete": [idle],
     "run before a delete": [idle, hold("Plain")],
     "delete while running": [reach("Plain")],
     "backup after a delete while running": [release("Plain"), idle],
@@ -584,6 +587,28 @@ def test_too_many_xsrf_tokens_are_503(serve):
                for _ in range(501)]
     assert ({400}, 503) == ({one.status for one in answers[:-2]}, answers[-1].status)
     assert "Too Many Concurrent Request, try again later" == answers[-1].reason
+
+
+def test_https_is_served_with_a_cookie_for_it(serve, tmp_path):
+    """With a certificate all is as without, and the refresh cookie is `secure`."""
+    authority = Authority(tmp_path)
+    state, _ = serve("2.3.0.4")
+    server = make_server(state, ssl_context=authority.context())
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", server.server_address[1], timeout=10,
+        context=ssl.create_default_context(cafile=authority.ca_file))
+    try:
+        connection.request("POST", "/api/v1/auth/login", json.dumps({"Password": PASSWORD}),
+                           {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert (200, True) == (response.status, "; secure;" in response.getheader("Set-Cookie"))
+    finally:
+        connection.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 # Restarts.
