@@ -9,9 +9,10 @@ import signal
 import sys
 
 from remotes import __version__
-from remotes.actions import ACTIONS, COMMON, OPTIONS, option_names, shown_default
+from remotes.actions import ACTIONS, COMMON, OPTIONS, shown_default
 from remotes.actions.context import DUPLICATI
-from remotes.actions.options import Values, convert, load_config, nearest
+from remotes.actions.options import nearest
+from remotes.actions.running import build_context, find_action
 from remotes.errors import EXIT_CODES, Interrupted, RemotesError, UsageError
 
 EXIT_FAULT = 70
@@ -103,32 +104,6 @@ def _option_lines(names):
         yield f"  --{name:<19} {option.help}{default}"
 
 
-def find_action(name):
-    if name is None:
-        raise UsageError("say what to do: --action=NAME (--help lists the names)")
-    if name not in ACTIONS:
-        raise UsageError(f"unknown action {name}" + nearest(name, ACTIONS))
-    return ACTIONS[name]
-
-
-def build_context(action, typed, environ, tell, emit):
-    """The action's Context, from the command line and all files. Errors: Usage, Settings."""
-    from remotes.actions.context import Context
-    from remotes.settings import default_path
-
-    taken = option_names(action)
-    for name in typed:
-        if name not in taken:
-            raise UsageError(f"--action={action.name} takes no --{name}")
-    typed = {name: convert(OPTIONS[name], value, "command line") for name, value in typed.items()}
-    config_path = typed.get("config") or environ.get("REMOTES_CONFIG") or None
-    values = Values(action, taken, typed, environ, load_config(config_path, ACTIONS))
-    return Context(
-        values, values["settings"] or default_path(environ), environ=environ, tell=tell, emit=emit,
-        reload=lambda: build_context(action, typed, environ, tell, emit),
-    )
-
-
 class _Door:
     """Where everything leaves: answers to stdout, lines to stderr, failures to a code."""
 
@@ -196,11 +171,7 @@ class _Door:
         line = f"client: {self.action_name or 'usage'}: {error}"
         if self.quiet_faults is None or self.quiet_faults.begins(error.kind, str(error)):
             self.tell(line)
-        document = {"status": "ERROR", "exit": error.exit_code, "kind": error.kind,
-                    "message": str(error), **error.document}
-        if error.answer is not None:
-            document["answer"] = error.answer
-        return self.answer(document, error.exit_code)
+        return self.answer(error.as_document(), error.exit_code)
 
     def fault(self, error):
         """A fault of this program: never silent, never a traceback alone."""

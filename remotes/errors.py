@@ -60,6 +60,12 @@ class RemotesError(Exception):
         self.answer = answer
         self.document = document or {}
 
+    def as_document(self):
+        """The answer that tells of this failure: a mapping of JSON values."""
+        said = {} if self.answer is None else {"answer": self.answer}
+        return {"status": "ERROR", "exit": self.exit_code, "kind": self.kind,
+                "message": str(self), **self.document, **said}
+
 
 class RefusedError(RemotesError):
     kind = "refused"
