@@ -1,9 +1,11 @@
-"""`make demo`: a server on loopback, a host that registers with it and runs its commands,
-and what came back. Everything is real: two programs, a socket, RSA keys, child processes.
+"""`make demo`: servers on loopback, a host that registers with one and runs its commands, logs
+into a Duplicati, backs up and restores, and what came back. Everything is real: programs,
+sockets, RSA keys, child processes, files.
 
 Leaves nothing behind: settings and keys are in a temporary folder that goes at the end.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 TOKEN = "demo-registration-token"  # that of site.yml
+PASSWORD = "demo-password"
 LONGEST_TEXT = 300
 
 
@@ -54,20 +57,25 @@ class Demo:
         return answer
 
 
-def start_server():
-    """The demo server as a process of its own; gives (process, URL)."""
+@contextlib.contextmanager
+def served(program, *words):
+    """A demo server as a process of its own; gives its URL."""
     process = subprocess.Popen(
-        [sys.executable, PROJECT / "demo" / "django_remotes.py", "--port=0"],
+        [sys.executable, PROJECT / "demo" / program, "--port=0", *words],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )
-    line = process.stdout.readline()
-    if " at " not in line:
-        raise SystemExit("demo: the server did not start")
-    return process, line.split(" at ")[1].strip()
+    try:
+        line = process.stdout.readline()
+        if " at " not in line:
+            raise SystemExit(f"demo: {program} did not start")
+        yield line.split(" at ")[1].strip()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        process.stdout.close()
 
 
-def show(url, folder):
-    demo = Demo(folder)
+def show_commands(demo, url):
     title("Registration: one command, that can be broken off anywhere and run again")
     registration = ("--action=new_host", f"--url={url}", f"--token={TOKEN}",
                     "--private_key=host.key", "--public_key=host.pub")
@@ -91,15 +99,35 @@ def show(url, folder):
     title(f"{len(done)} commands were run, and each result is on the server, once")
 
 
+def show_duplicati(demo, url):
+    folder = Path(demo.folder)
+    (folder / "password").write_text(PASSWORD + "\n")
+    title("Duplicati: one login, whatever generation the server is of")
+    demo.client("--action=duplicati_login", f"--url={url}", "--password_file=password")
+    demo.client("--action=duplicati_list", "--type=backups")
+    title("A backup that is waited for, and how it ended; then one with a warning")
+    demo.client("--action=duplicati_run", "--id=Documents", "--wait")
+    demo.client("--action=duplicati_run", "--id=Photos", "--wait", expected=3)
+    title("An edit changes one thing, and nothing else")
+    demo.client("--action=duplicati_edit", "--id=Documents", "--set=Settings.keep-versions=7",
+                "--confirm=yes")
+    title("Its versions, what is in the newest, and one file brought back")
+    demo.client("--action=duplicati_versions", "--id=Documents")
+    found = demo.client("--action=duplicati_files", "--id=Documents", "--filter=anna")["files"]
+    restored = demo.client("--action=duplicati_restore", "--id=Documents",
+                           f"--path={found[0]['path']}",
+                           f"--restore_path={folder / 'restored'}", "--wait")
+    letter = folder / "restored" / "anna.txt"
+    print(f"{restored['tasks'][0]['result']}: {letter.read_text()!r}")
+    demo.client("--action=duplicati_status")
+
+
 def main():
-    process, url = start_server()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            show(url, folder)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        process.stdout.close()
+    with (tempfile.TemporaryDirectory() as folder, served("django_remotes.py") as url,
+          served("duplicati.py", f"--password={PASSWORD}") as duplicati_url):
+        demo = Demo(folder)
+        show_duplicati(demo, duplicati_url)
+        show_commands(demo, url)
 
 
 if __name__ == "__main__":
