@@ -45,6 +45,8 @@ def build_parser():
             parser.add_argument(*names, action="store_const", const=True)
         elif option.kind == "words":
             parser.add_argument(*names, nargs="+", action="extend")
+        elif option.kind == "answer":
+            parser.add_argument(*names, nargs="?", const="yes")
         else:
             parser.add_argument(*names)
     return parser

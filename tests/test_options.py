@@ -199,9 +199,9 @@ def test_any_value_is_converted_or_usage(option, value):
         return
     if option.kind == "words":
         assert converted and all(isinstance(word, str) and word for word in converted)
-    elif option.kind in ("text", "path"):
+    elif option.kind in ("text", "path", "answer"):
         assert isinstance(converted, str) and (converted or option.name == "value")
-        assert option.kind == "text" or converted.startswith("/") and "\0" not in converted
+        assert option.kind != "path" or converted.startswith("/") and "\0" not in converted
     elif option.kind == "flag":
         assert converted in (True, False)
     elif option.kind == "seconds":

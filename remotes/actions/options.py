@@ -10,7 +10,8 @@ from collections import namedtuple
 
 from remotes.errors import SettingsError, UsageError
 
-# kind: text, path, seconds, count, size, flag, words (several texts), or a tuple of choices.
+# kind: text, path, seconds, count, size, flag, words (several texts), answer (a text; yes if
+#   none is given), or a tuple of choices.
 # setting: (section, name) in the settings file that holds the value, if one does. Section
 #   "server" is that of the server which the action talks to: for Duplicati's actions the
 #   one that --server names.
@@ -87,7 +88,7 @@ OPTIONS = {option.name: option for option in (
            " secret"),
     Option("patch", "path", "file with a merge patch, JSON or YAML"),
     Option("file", "path", "file with a backup: JSON of the web interface, or YAML"),
-    Option("confirm", "text", "answers the question: the name of the backup, or yes"),
+    Option("confirm", "answer", "answers the question: yes, or the name of what is destroyed"),
     Option("import_metadata", "flag", "take over the metadata of the file"),
     Option("strip_metadata", "flag", "leave out the metadata of the file"),
     Option("recreate", "flag", "make the deleted database anew from the target"),
@@ -144,6 +145,7 @@ def convert(option, value, where):
                   "count": "a whole number",
                   "size": "a number of bytes (K, M and G are known)", "flag": "true or false",
                   "text": "a text that is not empty", "path": "a path",
+                  "answer": "a text that is not empty",
                   "words": "one or more texts that are not empty"}
         kind = wanted[option.kind] if isinstance(option.kind, str) \
             else "one of " + ", ".join(option.kind)
@@ -203,8 +205,8 @@ def _to_choice(option, value):
     return value if value in option.kind else _fail()
 
 
-_CONVERTERS = {"text": _to_text, "words": _to_words, "path": _to_path, "seconds": _to_seconds,
-               "count": _to_count, "size": _to_size, "flag": _to_flag, "choice": _to_choice}
+_CONVERTERS = {"text": _to_text, "answer": _to_text, "words": _to_words, "path": _to_path,
+               "seconds": _to_seconds, "count": _to_count, "size": _to_size, "flag": _to_flag, "choice": _to_choice}
 
 
 class Config:
