@@ -1,4 +1,4 @@
-"""The host's RSA pair and Fernet. The only importer of cryptography.
+"""The host's RSA pair and Fernet. With aescrypt.py the only importer of cryptography.
 
 Guards: that an existing key is never written over, that a key file is 0600 from its
 first byte and whole or not there, and that a key is checked in full once for each
