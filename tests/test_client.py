@@ -432,3 +432,15 @@ def test_a_registered_host_asks_for_the_status_without_its_key(serve, enroll):
     server = serve(site())
     host = enroll(server)
     assert "cryptography" not in modules_of(host, "status", f"--url={server.url}")
+
+
+def test_config_names_the_duplicati_servers_and_shows_no_token(play, operator):
+    """Where each is, its generation, whether there is a session; nothing that opens one."""
+    host = operator(play("2.3.0.4"))
+    host.log_in(play("2.0.8.1").url, "--server=old")
+    result = host.inside("config")
+    found = result.answer["duplicati"]
+    assert {"default": ("token", True), "old": ("cookie", True)} == {
+        name: (row["generation"], row["session"]) for name, row in found.items()}
+    kept = [host.kept("default")["access_token"], host.kept("old")["session_auth"]]
+    assert not any(secret in result.out + result.err for secret in kept)

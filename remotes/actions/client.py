@@ -24,9 +24,18 @@ def config(context):
         "policy": owner.policy,
         "server": {"url": context.settings.get("server", "url"),
                    "endpoints": context.settings.document.get("endpoints") or {}},
+        "duplicati": {str(name): _duplicati(kept)
+                      for name, kept in context.settings.duplicati_servers().items()},
         "host": {name: context.settings.get("host", name) is not None
                  for name in ("private_key", "public_key", "uuid", "token")},
     })
+
+
+def _duplicati(kept):
+    """A Duplicati server that is kept: where it is, and whether there is a session."""
+    return {"url": kept.get("url"), "generation": kept.get("generation"),
+            "session": any(kept.get(name) for name in
+                           ("access_token", "pre_auth_token", "session_auth"))}
 
 
 def _masked(name, value):
