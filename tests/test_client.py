@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import client
 from remotes import __version__
-from remotes.actions import ACTIONS, OPTIONS
+from remotes.actions import ACTIONS, OPTIONS, option_names
 from remotes.actions.context import Action
 from remotes.errors import EXIT_CODES
 from tests import inside, rude
@@ -187,7 +187,7 @@ def test_help_of_an_action_names_what_it_takes(action):
     assert (0, "") == (result.code, result.err)
     assert action.summary in result.out
     shown = {line.split()[0][2:] for line in result.out.splitlines() if line.startswith("  --")}
-    assert set(client.option_names(action)) == shown
+    assert set(option_names(action)) == shown
 
 
 @pytest.mark.parametrize("word", ["--version", "-V"])
