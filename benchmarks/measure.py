@@ -3,6 +3,7 @@
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections import namedtuple
 
@@ -58,6 +59,24 @@ def memory(process, field="VmRSS"):
     except OSError:
         pass
     return 0
+
+
+# A process begins with the memory that its parent had when it was made: this one has little.
+_LAUNCHER = """import os, sys
+into_nothing = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=into_nothing)
+_, status, usage = os.wait4(process, 0)
+print(usage.ru_maxrss * 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def peak_memory(words, **more):
+    """Runs a program to its end, with its stdout thrown away; gives the most memory that it
+    had, in bytes. Its first word is a path. Less than a bare interpreter's is not seen.
+    """
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
+    return int(subprocess.check_output([*launcher, *words], **more))
 
 
 def open_files(process):

@@ -4,7 +4,7 @@ What is compared runs in turns (A B, B A, …), so that whatever else this machi
 falls on both; a ratio is the median over the rounds. "CPU" is the ratio of CPU seconds,
 descendants included: a second opinion where the machine is busy.
 
-    run.py [start] [commands] [delay] [monitor] [flood]    all, if none is named
+    run.py [start] [commands] [delay] [monitor] [flood] [duplicati]    all, if none is named
 """
 
 import os
@@ -15,7 +15,9 @@ import tempfile
 import threading
 import time
 
-from measure import children, in_turns, median, memory, open_files, program_of, ratio
+from duplicati_rows import measure_duplicati
+from measure import children, in_turns, memory, open_files, program_of
+from table import compare, head, megabytes, row
 from world import DELAY_SECONDS, HERE, World
 
 START_ROUNDS = 20
@@ -31,21 +33,6 @@ for _ in range({FLOOD_BYTES} // len(line)):
 """
 START_AIM, FLOOR_AIM, MONITOR_AIM_BYTES, FLOOD_AIM_BYTES = 1.15, 1.10, 36e6, 80e6
 PYTHON = sys.executable
-
-
-def row(what, ours, reference, theirs, wall="", cpu="", aim="", is_met=None):
-    """Prints one line of the table."""
-    verdict = {None: "", True: "met", False: "missed"}[is_met]
-    print("|", " | ".join([what, ours, reference, theirs, wall, cpu, aim, verdict]), "|",
-          flush=True)
-
-
-def compare(what, costs, name, reference, label, aim=None):
-    """A line that sets the costs of `name` beside those of `reference`."""
-    found = ratio(costs[name], costs[reference])
-    times = [f"{median(costs[each]).seconds * 1000:.0f} ms" for each in (name, reference)]
-    row(what, times[0], label, times[1], f"{found.seconds:.2f}", f"{found.cpu_seconds:.2f}",
-        f"{aim:.2f}" if aim else "", found.seconds <= aim if aim else None)
 
 
 def measure_start(world):
@@ -135,10 +122,6 @@ def held_after(world, process, turns):
     return max(size for size, _ in held), min(files for _, files in held)
 
 
-def megabytes(size):
-    return f"{size / 1e6:.1f} MB"
-
-
 def measure_flood(world):
     """(5) A command that prints 1 GB, against a reader that throws all away."""
     peaks = {"client": 0, "watcher": 0}
@@ -197,6 +180,7 @@ MEASURES = {
         f"{FAR_COMMANDS} small commands, {DELAY_SECONDS * 1000:.0f} ms each way"),
     "monitor": measure_monitor,
     "flood": measure_flood,
+    "duplicati": measure_duplicati,
 }
 
 
@@ -206,8 +190,7 @@ def main(names):
     if unknown:
         raise SystemExit(f"unknown: {' '.join(unknown)}; known: {' '.join(MEASURES)}")
     with tempfile.TemporaryDirectory() as folder, World(folder) as world:
-        row("what", "client", "reference", "", "ratio", "CPU", "aim", None)
-        print("|---|--:|---|--:|--:|--:|---|---|")
+        head()
         for name in names or MEASURES:
             MEASURES[name](world)
     load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
