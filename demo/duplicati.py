@@ -1,11 +1,11 @@
 """A Duplicati server on loopback, small enough to read: for a first try of the client, and for
 its tests and benchmarks.
 
-Guards: that a client meets here what it meets at real servers of four releases (2.0.8.1, 2.1.0.5,
-2.3.0.4 and today's), traps included; `tests/test_demo_duplicati.py` holds it against what they
-answered. Backups are real: a run copies the files of a job to its target, where they can be
-listed, searched and restored, also by another server that knows nothing but the target. All but
-tasks is kept in `folder` and outlives the end of the process, `kill -9` included.
+Guards: that a client meets here what it meets at real servers of five releases (2.0.6.3, 2.0.8.1,
+2.1.0.5, 2.3.0.4 and today's), traps included; `tests/test_demo_duplicati.py` holds it against
+what they answered. Backups are real: a run copies the files of a job to its target, where they
+can be listed, searched and restored, also by another server that knows nothing but the target.
+All but tasks is kept in `folder` and outlives the end of the process, `kill -9` included.
 Leaves alone: schedules that come due, the file system, the command line, the websocket,
 destinations other than `file://`. It is no server for a network.
 

@@ -278,8 +278,8 @@ def exported(release: Release, job: dict, schedule: dict | None, with_secrets: b
 def command_line(release: Release, job: dict, with_secrets: bool) -> dict:
     """The parts of a command line that would do what the job does."""
     job = job if with_secrets else _without_secrets(job)
-    options = [f"--backup-name={job['Name']}", f"--dbpath={job['DBPath']}",
-               f"--backup-id=DB-{job['ID']}"]
+    options = [f"--backup-name={job['Name']}", f"--dbpath={job['DBPath']}"]
+    options += [f"--backup-id=DB-{job['ID']}"] if release.has_interrupted else []
     options += [f"--{one['Name'].removeprefix('--')}={one['Value']}" for one in job["Settings"]]
     options += ["--disable-module=console-password-input"]
     options += [f"--{'include' if one['Include'] else 'exclude'}={one['Expression']}"

@@ -39,7 +39,7 @@ class Release:
     row_of_abort: str | None = "Error"   # ParsedResult of an aborted run; None: no row
     has_trace_of_abort: bool = True  # notification and LastErrorMessage of an aborted run
     row_of_stop: bool = True
-    has_interrupted: bool = True    # the field; in 2.0.6.3 it is not there
+    has_interrupted: bool = True    # the field (2.0.6.3 does not have it, nor --backup-id)
     tells_interrupted: bool = True  # and it is true after an abort or a stop
     row_of_listing: str = "all"     # operations of browsing: "all", "failed", "none"
     locks_database: bool = True     # 400 DatabaseLocked while a task has the database

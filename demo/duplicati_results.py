@@ -128,8 +128,10 @@ def _backup_fields(release: Release, report: Report) -> dict:
     results = {"CompactResults": _nested(release, report, "Compact", compact_fields({}))
                if is_whole else None, "VacuumResults": None,
                "DeleteResults": None, "RepairResults": None,
-               "TestResults": _nested(release, report, "Test", test_fields(own["verified"]))
-               if is_whole else None}
+               "TestResults": None}
+    if is_whole or (release.is_legacy and own.get("PartialBackup")):
+        results["TestResults"] = _nested(release, report, "Test",
+                                         test_fields(own.get("verified", [])))
     if own.get("deleted"):
         deleted = [{"Item1": number, "Item2": local_text(time)} for number, time in own["deleted"]]
         results["DeleteResults"] = _nested(release, report, "Delete", {

@@ -97,6 +97,8 @@ def systeminfo(server: "Duplicati", call: Call) -> dict:
     if release.is_legacy:
         fields["CLROSInfo"] = {"Platform": "Unix", "ServicePack": "", "Version": "6.1",
                                "VersionString": "Unix 6.1"}
+    if not release.has_interrupted:
+        fields["SuppressDonationMessages"] = False
     return fields | _modules(release) | {
         "UsingAlternateUpdateURLs": False, "LogLevels": list(LEVELS),
         "SpecialFolders": [home], "BrowserLocale": locale, "SupportedLocales": [
