@@ -6,13 +6,12 @@ afterwards. Leaves alone: what a backup is (forms), how changes are said (editin
 """
 
 import contextlib
-import copy
 
 from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
 from remotes.actions.duplicati.acting import one_backup_id
 from remotes.actions.duplicati.asking import require_yes
-from remotes.errors import RefusedError, UsageError
+from remotes.errors import ForeignServerError, RefusedError, UsageError
 
 _READ_AT_MOST = 64 << 20
 
@@ -81,7 +80,11 @@ def duplicati_create(context):
             answer = server.call("POST", "v1/backups", document=new_body(form, metadata))
         except RefusedError as error:
             raise _with_hint(error, form, "duplicati_update --id would change it") from error
-        backup_id = str((answer or {}).get("ID"))
+        made = answer.get("ID") if isinstance(answer, dict) else None
+        if not isinstance(made, (str, int)) or not re.fullmatch(r"[0-9A-Za-z-]+", str(made)):
+            raise ForeignServerError(f"{server.base} makes a backup and does not name it",
+                                     answer=answer)
+        backup_id = str(made)
         document = {"id": backup_id, "name": form["Name"]}
         return _checked(context, server, backup_id, form, document)
 
@@ -186,8 +189,8 @@ def _send(server, backup_id, form, edited, metadata):
     if edited.get("Schedule") and present["Schedule"] \
             and edited["Schedule"].get("Time") == form["Schedule"].get("Time"):
         # The next run has moved on by itself.
-        edited = copy.deepcopy(edited)
-        edited["Schedule"]["Time"] = present["Schedule"].get("Time")
+        edited = {**edited, "Schedule": {**edited["Schedule"],
+                                         "Time": present["Schedule"].get("Time")}}
     sent = body(now, edited)
     if metadata is not None:
         sent["Backup"]["Metadata"] = metadata
