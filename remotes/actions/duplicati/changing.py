@@ -69,6 +69,8 @@ def _assigned_value(context, path, value):
 # -- create, update ----------------------------------------------------------------------------
 
 def duplicati_create(context):
+    import re
+
     from remotes.duplicati.editing import new_form
     from remotes.duplicati.forms import completed, new_body
 
