@@ -13,7 +13,7 @@ from world import HERE
 
 sys.path.insert(0, str(HERE.parent))
 
-from demo.duplicati_moments import parse  # noqa: E402
+from demo.duplicati_server.moments import parse  # noqa: E402
 
 SHORT, LONG = "1", "2"  # IDs of the backups that are run
 SHORT_SECONDS, LONG_SECONDS = 0.2, 20

@@ -532,7 +532,7 @@ def test_an_encrypted_export_needs_its_passphrase(start, release):
 
 def test_a_server_reads_what_is_encrypted_here(start):
     """The demo server's own decryption, which shares no code with the client's."""
-    from demo.duplicati_backups import read_export
+    from demo.duplicati_server.backups import read_export
 
     host = start()
     (host.folder / "key").write_text("of the file")

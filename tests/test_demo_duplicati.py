@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import pytest
 
 from demo.duplicati import Duplicati, make_server
-from demo.duplicati_aescrypt import decrypt
+from demo.duplicati_server.aescrypt import decrypt
 from tests.certificates import Authority
 from tests.conftest import PROJECT
 from tests.processes import eventually

@@ -488,8 +488,8 @@ def _set_back(there, age):
     """Makes the only version of the demo's target older: its file, and what the job knows."""
     import zipfile
 
-    from demo.duplicati_moments import stamp
-    from demo.duplicati_operations import database_of, target_of
+    from demo.duplicati_server.moments import stamp
+    from demo.duplicati_server.operations import database_of, target_of
 
     job = there.state.store.backup("1")
     (old,) = target_of(job).stamps().values()

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from demo.duplicati_moments import local_text, log_text, now, span_text, utc_text
-from demo.duplicati_releases import Release
+from demo.duplicati_server.moments import local_text, log_text, now, span_text, utc_text
+from demo.duplicati_server.releases import Release
 
 KEPT_LINES = 20
 ZERO = "0001-01-01T00:00:00"

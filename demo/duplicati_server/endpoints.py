@@ -7,14 +7,10 @@ Leaves alone: what an endpoint does.
 """
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from demo import duplicati_backups as backups
-from demo import duplicati_browsing as browsing
-from demo import duplicati_legacy as legacy
-from demo import duplicati_system as system
-from demo import duplicati_views as views
-from demo.duplicati_answers import (
+from demo.duplicati_server import backups, browsing, legacy, system, views
+from demo.duplicati_server.answers import (
     BYTE_ORDER_MARK,
     Answer,
     BareError,
@@ -24,12 +20,10 @@ from demo.duplicati_answers import (
     compact,
     indented,
 )
-from demo.duplicati_cookies import JSON, NO_STORE
-from demo.duplicati_moments import now
-from demo.duplicati_releases import Release
-
-if TYPE_CHECKING:
-    from demo.duplicati import Duplicati
+from demo.duplicati_server.cookies import JSON, NO_STORE
+from demo.duplicati_server.moments import now
+from demo.duplicati_server.releases import Release
+from demo.duplicati_server.state import State
 
 KESTREL = ("Server", "Kestrel")
 UNCACHED = [("Cache-Control", "no-cache,no-store"), ("Expires", "-1"), ("Pragma", "no-cache")]
@@ -40,7 +34,7 @@ class Endpoint(NamedTuple):
     there, "!" before it: with which. `is_open`: no session is needed."""
     method: str
     pattern: re.Pattern
-    function: Callable[["Duplicati", Call], Any]
+    function: Callable[[State, Call], Any]
     needs: str = ""
     is_open: bool = False
 
@@ -52,7 +46,7 @@ def _endpoint(method: str, path: str, function: Callable, needs: str = "",
     return Endpoint(method, re.compile(pattern + "/?", re.IGNORECASE), function, needs, is_open)
 
 
-def _session(name: str) -> Callable[["Duplicati", Call], Any]:
+def _session(name: str) -> Callable[[State, Call], Any]:
     """An endpoint that is a method of the sessions."""
     return lambda server, call: getattr(server.sessions, name)(call)
 
@@ -157,7 +151,7 @@ def endpoints(release: Release) -> list[Endpoint]:
             or getattr(release, row.needs.lstrip("!")) is not row.needs.startswith("!")]
 
 
-def _route(server: "Duplicati", call: Call) -> Endpoint:
+def _route(server: State, call: Call) -> Endpoint:
     """The endpoint of a call, its parts noted in it. BareError 404, or 405 with what is allowed."""
     path = call.path.removeprefix("/api/")
     found = [(one, match) for one in server.endpoints if (match := one.pattern.fullmatch(path))]
@@ -173,7 +167,7 @@ def _route(server: "Duplicati", call: Call) -> Endpoint:
 
 # The token generation.
 
-def answer_modern(server: "Duplicati", call: Call) -> Answer:
+def answer_modern(server: State, call: Call) -> Answer:
     """The answer to a call of the token generation."""
     try:
         server.sessions.check_family(call)
@@ -197,7 +191,7 @@ def answer_modern(server: "Duplicati", call: Call) -> Answer:
                   compact(reply))
 
 
-def _failure(server: "Duplicati", call: Call, error: RefusedError | EngineError) -> Answer:
+def _failure(server: State, call: Call, error: RefusedError | EngineError) -> Answer:
     """An error in JSON, by version of the API and by kind."""
     if isinstance(error, EngineError):
         if error.help_id and server.played.has_v2:
@@ -217,7 +211,7 @@ def _failure(server: "Duplicati", call: Call, error: RefusedError | EngineError)
 
 # The cookie generation.
 
-def answer_legacy(server: "Duplicati", call: Call) -> Answer:
+def answer_legacy(server: State, call: Call) -> Answer:
     """The answer to a call of the cookie generation."""
     answer, cookies = server.sessions.answer(call)
     if answer is None:
@@ -229,7 +223,7 @@ def answer_legacy(server: "Duplicati", call: Call) -> Answer:
                                     *cookies])
 
 
-def _answer_api(server: "Duplicati", call: Call) -> Answer:
+def _answer_api(server: State, call: Call) -> Answer:
     try:
         reply = _route(server, call).function(server, call)
     except BareError as bare:

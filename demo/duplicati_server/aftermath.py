@@ -4,13 +4,13 @@ notifications, lines of the server's logs (sections 2.7, 4.1, 5.5 and 8.1 of the
 Guards: that each ending leaves what each release leaves of it, and nothing else.
 Leaves alone: how an operation comes to its ending.
 """
-from demo import duplicati_moments as moments
-from demo.duplicati_answers import EngineError
-from demo.duplicati_engine import Engine, Task
-from demo.duplicati_live import LiveLog
-from demo.duplicati_releases import Release
-from demo.duplicati_results import QUOTA, Report, row
-from demo.duplicati_store import JobDatabase, Store
+from demo.duplicati_server import moments
+from demo.duplicati_server.answers import EngineError
+from demo.duplicati_server.engine import Engine, Task
+from demo.duplicati_server.live import LiveLog
+from demo.duplicati_server.releases import Release
+from demo.duplicati_server.results import QUOTA, Report, row
+from demo.duplicati_server.store import JobDatabase, Store
 
 MAIN = "Duplicati.Library.Main"
 

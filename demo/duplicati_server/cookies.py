@@ -13,8 +13,8 @@ from base64 import b64decode, b64encode, urlsafe_b64encode
 from email.utils import formatdate
 from urllib.parse import quote, unquote
 
-from demo.duplicati_answers import Answer, Call, indented
-from demo.duplicati_store import Store
+from demo.duplicati_server.answers import Answer, Call, indented
+from demo.duplicati_server.store import Store
 
 MOST_TOKENS, MOST_NONCES = 500, 50
 SHORT_SECONDS, LONG_SECONDS = 600, 3600

@@ -7,23 +7,28 @@ Guards: that an operation does what it tells, and ends as the settings of its jo
                             (an exception before the job's database is made)
     --demo-ignores-abort=true   an abort or stop is heard and changes nothing
     --demo-restore-seconds, --demo-restore-ending, and likewise for verify, compact, vacuum, repair
-Leaves alone: which task comes when (duplicati_engine.py), what an ending leaves behind
-(duplicati_aftermath.py), and HTTP.
+Leaves alone: which task comes when (engine.py), what an ending leaves behind
+(aftermath.py), and HTTP.
 """
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from demo import duplicati_jobs as jobs
-from demo import duplicati_moments as moments
-from demo.duplicati_aftermath import MAIN, Aftermath, LeavesNoRowError, database_of
-from demo.duplicati_answers import EngineError
-from demo.duplicati_counting import count_restored, count_run, count_versions, remote_file, said
-from demo.duplicati_engine import ClosedError, Engine, Task
-from demo.duplicati_live import LiveLog
-from demo.duplicati_releases import Release
-from demo.duplicati_results import Report
-from demo.duplicati_store import JobDatabase, Store
-from demo.duplicati_versions import (
+from demo.duplicati_server import jobs, moments
+from demo.duplicati_server.aftermath import MAIN, Aftermath, LeavesNoRowError, database_of
+from demo.duplicati_server.answers import EngineError
+from demo.duplicati_server.counting import (
+    count_restored,
+    count_run,
+    count_versions,
+    remote_file,
+    said,
+)
+from demo.duplicati_server.engine import ClosedError, Engine, Task
+from demo.duplicati_server.live import LiveLog
+from demo.duplicati_server.releases import Release
+from demo.duplicati_server.results import Report
+from demo.duplicati_server.store import JobDatabase, Store
+from demo.duplicati_server.versions import (
     Entry,
     Restored,
     Target,

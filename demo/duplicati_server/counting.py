@@ -10,9 +10,9 @@ from base64 import b64encode
 from datetime import datetime
 from pathlib import Path
 
-from demo.duplicati_moments import local_text
-from demo.duplicati_results import Report
-from demo.duplicati_versions import Entry, Restored, Target, Version
+from demo.duplicati_server.moments import local_text
+from demo.duplicati_server.results import Report
+from demo.duplicati_server.versions import Entry, Restored, Target, Version
 
 
 def remote_file(path: Path) -> dict:

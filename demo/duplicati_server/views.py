@@ -6,23 +6,20 @@ Leaves alone: jobs and their files; system and settings; who may look.
 """
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
-from demo import duplicati_jobs as jobs
-from demo.duplicati_answers import BareError, Call, RefusedError
-from demo.duplicati_engine import Task
-from demo.duplicati_live import LEVELS
-from demo.duplicati_moments import local_text, now, parse_span, utc_text
-from demo.duplicati_releases import Release
-
-if TYPE_CHECKING:
-    from demo.duplicati import Duplicati
+from demo.duplicati_server import jobs
+from demo.duplicati_server.answers import BareError, Call, RefusedError
+from demo.duplicati_server.engine import Task
+from demo.duplicati_server.live import LEVELS
+from demo.duplicati_server.moments import local_text, now, parse_span, utc_text
+from demo.duplicati_server.releases import Release
+from demo.duplicati_server.state import State
 
 ZERO = "0001-01-01T00:00:00"
 SHORTEST_POLL, LONGEST_POLL = 10, 3600
 
 
-def serverstate(server: "Duplicati", call: Call) -> dict:
+def serverstate(server: State, call: Call) -> dict:
     """GET serverstate, with its long poll."""
     if call.flag("longpoll"):
         event = call.query.get("lasteventid", "")
@@ -46,7 +43,7 @@ def _poll_seconds(duration: str | None) -> float:
     return seconds
 
 
-def state(server: "Duplicati") -> dict:
+def state(server: State) -> dict:
     """The state of the server, at this moment."""
     release, engine, store = server.played, server.engine, server.store
     kinds = {one["Type"] for one in store.notifications()}
@@ -76,7 +73,7 @@ def _pair(first: object, second: object) -> dict:
     return {"Item1": first, "Item2": second}
 
 
-def _pause_end(server: "Duplicati") -> str:
+def _pause_end(server: State) -> str:
     end, is_utc = server.engine.paused_until, server.played.has_v2
     if end is None:
         return ZERO + ("Z" if is_utc else "")
@@ -91,7 +88,7 @@ def _icon(is_active: bool, is_paused: bool, kinds: set[str]) -> str:
     return "ReadyError" if "Error" in kinds else "ReadyWarning" if "Warning" in kinds else "Ready"
 
 
-def pause(server: "Duplicati", call: Call) -> None:
+def pause(server: State, call: Call) -> None:
     """POST serverstate/pause"""
     duration = call.form().get("duration", "") if server.played.is_legacy \
         else call.query.get("duration", "")
@@ -109,13 +106,13 @@ def pause(server: "Duplicati", call: Call) -> None:
     server.engine.pause(seconds)
 
 
-def resume(server: "Duplicati", call: Call) -> None:
+def resume(server: State, call: Call) -> None:
     """POST serverstate/resume"""
     server.store.save_setting("demo-paused", None)
     server.engine.resume()
 
 
-def progressstate(server: "Duplicati", call: Call) -> dict:
+def progressstate(server: State, call: Call) -> dict:
     """GET progressstate: of the running task, else of the last one."""
     with server.engine.changed:
         progress, task = dict(server.engine.progress or {}), server.engine.progress_task
@@ -153,7 +150,7 @@ def _progress(release: Release, progress: dict, task: Task) -> dict:
     return fields
 
 
-def tasks(server: "Duplicati", call: Call) -> list[dict]:
+def tasks(server: State, call: Call) -> list[dict]:
     """GET tasks: the one that runs and those in the queue."""
     release, engine = server.played, server.engine
     with engine.changed:
@@ -182,7 +179,7 @@ def _task(release: Release, task: Task) -> dict:
                      "Exception": error.trace if error else None}
 
 
-def task(server: "Duplicati", call: Call) -> dict:
+def task(server: State, call: Call) -> dict:
     """GET task/N"""
     with server.engine.changed:
         fields = _task(server.played, find_task(server, call))
@@ -193,7 +190,7 @@ def task(server: "Duplicati", call: Call) -> dict:
     return fields
 
 
-def find_task(server: "Duplicati", call: Call, text: str = "No such task found") -> Task:
+def find_task(server: State, call: Call, text: str = "No such task found") -> Task:
     """The task that a path names; 404 if it is not known."""
     number = call.part("task")
     if not number.isdecimal():
@@ -205,7 +202,7 @@ def find_task(server: "Duplicati", call: Call, text: str = "No such task found")
     return found
 
 
-def end_task(server: "Duplicati", call: Call) -> None:
+def end_task(server: State, call: Call) -> None:
     """POST task/N/abort, /stop, /stopaftercurrentfile, /stopnow: nothing for a queued one."""
     way = call.path.rpartition("/")[2].lower()
     text = "No such task" if server.played.is_legacy else "No such task found"
@@ -218,12 +215,12 @@ def end_task(server: "Duplicati", call: Call) -> None:
         server.engine.stop(found)
 
 
-def notifications(server: "Duplicati", call: Call) -> list[dict]:
+def notifications(server: State, call: Call) -> list[dict]:
     """GET notifications"""
     return server.store.notifications()
 
 
-def notification(server: "Duplicati", call: Call) -> dict:
+def notification(server: State, call: Call) -> dict:
     """GET notification/N"""
     for one in server.store.notifications():
         if str(one["ID"]) == call.part("notification"):
@@ -232,7 +229,7 @@ def notification(server: "Duplicati", call: Call) -> dict:
                        else "Notification not found")
 
 
-def dismiss(server: "Duplicati", call: Call) -> None:
+def dismiss(server: State, call: Call) -> None:
     """DELETE notification/N"""
     server.store.forget_notification(notification(server, call)["ID"])
     server.engine.tell(notification=True)
@@ -252,7 +249,7 @@ def offset(call: Call) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def live_log(server: "Duplicati", call: Call) -> list[dict]:
+def live_log(server: State, call: Call) -> list[dict]:
     """GET logdata/poll"""
     level, after = call.query.get("level"), call.query.get("id", "")
     if server.played.is_legacy and level:
@@ -266,7 +263,7 @@ def live_log(server: "Duplicati", call: Call) -> list[dict]:
     return entries
 
 
-def server_log(server: "Duplicati", call: Call) -> list[dict]:
+def server_log(server: State, call: Call) -> list[dict]:
     """GET logdata/log"""
     return [{"BackupID": one["backup"], "Message": one["message"], "Exception": one["exception"],
              "Timestamp": one["time"]} for one in server.store.errors(offset(call),

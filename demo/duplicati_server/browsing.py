@@ -8,15 +8,16 @@ Leaves alone: how versions are kept.
 """
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from demo.duplicati_aftermath import MAIN, database_of
-from demo.duplicati_answers import BareError, Call, EngineError, RefusedError
-from demo.duplicati_backups import check_lock, find_job, moment
-from demo.duplicati_moments import local_text, now, parse, utc_text
-from demo.duplicati_operations import target_of
-from demo.duplicati_results import Report, row
-from demo.duplicati_versions import (
+from demo.duplicati_server.aftermath import MAIN, database_of
+from demo.duplicati_server.answers import BareError, Call, EngineError, RefusedError
+from demo.duplicati_server.backups import check_lock, find_job, moment
+from demo.duplicati_server.moments import local_text, now, parse, utc_text
+from demo.duplicati_server.operations import target_of
+from demo.duplicati_server.results import Report, row
+from demo.duplicati_server.state import State
+from demo.duplicati_server.versions import (
     Entry,
     Version,
     children,
@@ -28,15 +29,12 @@ from demo.duplicati_versions import (
     tops,
 )
 
-if TYPE_CHECKING:
-    from demo.duplicati import Duplicati
-
 MOST_ITEMS = 1000  # of a page whose size is null
 SECONDS_AS_TICKS = datetime(1, 1, 1)  # search writes times as if Unix seconds were ticks
 NO_LOCAL_DATABASE = EngineError("No local database found", help_id="NoLocalDatabase")
 
 
-def browse(server: "Duplicati", job: dict, operation: str, logged_as: str,
+def browse(server: State, job: dict, operation: str, logged_as: str,
            look: Callable[[Report], Any]) -> Any:
     """Do a listing as an operation of the engine, but at once and outside of its queue."""
     server.engine.next_number()
@@ -58,7 +56,7 @@ def browse(server: "Duplicati", job: dict, operation: str, logged_as: str,
     return found
 
 
-def _add_row(server: "Duplicati", job: dict, database, report: Report) -> None:
+def _add_row(server: State, job: dict, database, report: Report) -> None:
     if database.exists and not job.get("IsTemporary"):
         fields = {"ListFilesets": {"Filesets": None, "EncryptedFiles": None},
                   "ListFolder": {"Entries": None}, "SearchFiles": {"FileVersions": None},
@@ -77,7 +75,7 @@ def _fileset(number: int, version: Version, with_counts: bool) -> dict:
             "FileSizes": version.size if with_counts else -1}
 
 
-def _running(server: "Duplicati", job: dict) -> list[Version]:
+def _running(server: State, job: dict) -> list[Version]:
     """What listings show of a run that is going on: a version in the making, or an answer of
     its own."""
     engine, way = server.engine, server.played.busy_database
@@ -94,7 +92,7 @@ def _running(server: "Duplicati", job: dict) -> list[Version]:
     return []
 
 
-def filesets(server: "Duplicati", call: Call) -> list[dict]:
+def filesets(server: State, call: Call) -> list[dict]:
     """GET backup/N/filesets"""
     job, with_counts = find_job(server, call), call.flag("include-metadata")
     from_remote = call.flag("from-remote-only")
@@ -121,12 +119,12 @@ def filesets(server: "Duplicati", call: Call) -> list[dict]:
         raise
 
 
-def files(server: "Duplicati", call: Call) -> dict:
+def files(server: State, call: Call) -> dict:
     """GET backup/N/files"""
     return list_files(server, call, call.query.get("filter"))
 
 
-def list_files(server: "Duplicati", call: Call, expression: str | None) -> dict:
+def list_files(server: State, call: Call, expression: str | None) -> dict:
     """Roots, a folder, or what an expression matches; of one version or of all."""
     job = find_job(server, call)
     is_all, is_roots = call.flag("all-versions"), call.flag("prefix-only")
@@ -195,7 +193,7 @@ def _page(items: list, fields: dict, report: Report, name: str) -> dict:
     return reply
 
 
-def _v2_job(server: "Duplicati", fields: dict) -> dict:
+def _v2_job(server: State, fields: dict) -> dict:
     job = server.store.backup(str(fields["BackupId"]))
     if job is None:
         raise RefusedError(404, "Backup not found")
@@ -203,7 +201,7 @@ def _v2_job(server: "Duplicati", fields: dict) -> dict:
     return job
 
 
-def list_filesets(server: "Duplicati", call: Call) -> dict:
+def list_filesets(server: State, call: Call) -> dict:
     """POST v2 backup/list-filesets"""
     fields = call.fields("ForceRemoteListing", required=("BackupId",))
     job = _v2_job(server, fields)
@@ -231,7 +229,7 @@ def list_filesets(server: "Duplicati", call: Call) -> dict:
     return browse(server, job, "ListFilesets", "ListFilesets", look)
 
 
-def _local_versions(server: "Duplicati", job: dict) -> list[Version]:
+def _local_versions(server: State, job: dict) -> list[Version]:
     database = database_of(job)
     if not database.exists:
         raise NO_LOCAL_DATABASE
@@ -247,7 +245,7 @@ def _shown(entry: Entry) -> dict:
             "Metadata": None}
 
 
-def list_folder(server: "Duplicati", call: Call) -> dict:
+def list_folder(server: State, call: Call) -> dict:
     """POST v2 backup/list-folder"""
     fields = call.fields("ReturnExtended", required=(
         "BackupId", "Paths", "Time", "PageSize", "Page"))
@@ -277,7 +275,7 @@ def _time(text: str) -> datetime:
         raise BareError(400) from error
 
 
-def search(server: "Duplicati", call: Call) -> dict:
+def search(server: State, call: Call) -> dict:
     """POST v2 backup/search"""
     fields = call.fields("Time", "Version", "CaseSensitiveSearch", "ReturnExtended", required=(
         "BackupId", "Paths", "Filters", "PageSize", "Page"))
@@ -318,7 +316,7 @@ def _wrong_time(time: datetime) -> str:
     return moment_in_year_1.isoformat(timespec="microseconds").rstrip("0") + "Z"
 
 
-def list_versions(server: "Duplicati", call: Call) -> dict:
+def list_versions(server: State, call: Call) -> dict:
     """POST v2 backup/list-versions: compares folders only, so that a file is never found."""
     fields = call.fields(required=("BackupId", "Paths", "PageSize", "Page"))
     job = _v2_job(server, fields)

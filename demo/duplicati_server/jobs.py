@@ -10,9 +10,9 @@ from datetime import timezone
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
-from demo.duplicati_answers import BareError, RefusedError
-from demo.duplicati_moments import parse, parse_span, utc_text
-from demo.duplicati_releases import Release
+from demo.duplicati_server.answers import BareError, RefusedError
+from demo.duplicati_server.moments import parse, parse_span, utc_text
+from demo.duplicati_server.releases import Release
 
 DAYS = {"sun": "Sunday", "mon": "Monday", "tue": "Tuesday", "wed": "Wednesday",
         "thu": "Thursday", "fri": "Friday", "sat": "Saturday"}

@@ -4,15 +4,12 @@ of the protocol), by release.
 Guards: the fields, which settings there are, and which of them can be changed.
 Leaves alone: the long lists of options and modules of real servers; these here are short.
 """
-from typing import TYPE_CHECKING
 
-from demo.duplicati_answers import Answer, BareError, Call, RefusedError
-from demo.duplicati_live import LEVELS
-from demo.duplicati_moments import local_text, now, parse_span
-from demo.duplicati_releases import Release
-
-if TYPE_CHECKING:
-    from demo.duplicati import Duplicati
+from demo.duplicati_server.answers import Answer, BareError, Call, RefusedError
+from demo.duplicati_server.live import LEVELS
+from demo.duplicati_server.moments import local_text, now, parse_span
+from demo.duplicati_server.releases import Release
+from demo.duplicati_server.state import State
 
 OLD_SETTINGS = (
     "startup-delay", "max-download-speed", "max-upload-speed", "thread-priority",
@@ -63,7 +60,7 @@ def _module(release: Release, key: str, *options: dict) -> dict:
     return fields
 
 
-def systeminfo(server: "Duplicati", call: Call) -> dict:
+def systeminfo(server: State, call: Call) -> dict:
     """GET systeminfo; the lists of options and modules are short here."""
     release = server.played
     locale = {"Code": "", "EnglishName": "Invariant Language (Invariant Country)",
@@ -165,7 +162,7 @@ def setting_names(release: Release) -> tuple[str, ...]:
     return NEW_SETTINGS + BEFORE_TODAY + SINCE_2_3
 
 
-def serversettings(server: "Duplicati", call: Call) -> dict[str, str]:
+def serversettings(server: State, call: Call) -> dict[str, str]:
     """GET serversettings: all values are text."""
     kept = server.store.settings()
     kinds = {one["Type"] for one in server.store.notifications()}
@@ -178,7 +175,7 @@ def serversettings(server: "Duplicati", call: Call) -> dict[str, str]:
     return values | {name: value for name, value in kept.items() if name.startswith("--")}
 
 
-def patch_serversettings(server: "Duplicati", call: Call) -> None:
+def patch_serversettings(server: State, call: Call) -> None:
     """PATCH serversettings; protected names are passed over."""
     document = call.document()
     if not isinstance(document, dict):
@@ -203,7 +200,7 @@ def _check_interval(release: Release, name: str, value: str | None) -> None:
                                "InvalidUpdateCheckInterval") from error
 
 
-def serversetting(server: "Duplicati", call: Call) -> Answer | None:
+def serversetting(server: State, call: Call) -> Answer | None:
     """GET serversetting/NAME: plain text, not JSON."""
     name, release = call.part("name"), server.played
     if name.startswith("server-passphrase") or not release.has_typed_settings:
@@ -216,7 +213,7 @@ def serversetting(server: "Duplicati", call: Call) -> Answer | None:
     return Answer(200, [("Content-Type", "text/plain; charset=utf-8")], value.encode())
 
 
-def put_serversetting(server: "Duplicati", call: Call) -> None:
+def put_serversetting(server: State, call: Call) -> None:
     """PUT serversetting/NAME: the body is a text in JSON."""
     name, value = call.part("name"), call.document()
     if not isinstance(value, str):

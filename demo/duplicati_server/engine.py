@@ -5,7 +5,7 @@ Guards: what the rules of the protocol say about tasks (sections 4.1, 5.1 to 5.3
 at each start, one at a time, a running or queued job not queued twice, a queued task that neither
 stop nor abort reaches, a paused server whose tasks wait and whose running task stands still.
 Nothing here polls: whoever waits does so on one condition.
-Leaves alone: what an operation does (duplicati_operations.py), and what it looks like over HTTP.
+Leaves alone: what an operation does (operations.py), and what it looks like over HTTP.
 """
 import threading
 import time
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from demo.duplicati_answers import EngineError
-from demo.duplicati_moments import now
-from demo.duplicati_releases import Release
+from demo.duplicati_server.answers import EngineError
+from demo.duplicati_server.moments import now
+from demo.duplicati_server.releases import Release
 
 KEPT_TASKS = 99
 MIDDLE = "middle"

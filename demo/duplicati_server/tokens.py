@@ -18,9 +18,9 @@ from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from email.utils import formatdate
 
-from demo.duplicati_answers import Answer, BareError, Call, RefusedError, compact
-from demo.duplicati_releases import Release
-from demo.duplicati_store import Store
+from demo.duplicati_server.answers import Answer, BareError, Call, RefusedError, compact
+from demo.duplicati_server.releases import Release
+from demo.duplicati_server.store import Store
 
 JSON = ("Content-Type", "application/json; charset=utf-8")
 ISSUER = "https://duplicati"

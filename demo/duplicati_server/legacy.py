@@ -7,16 +7,13 @@ Leaves alone: what is the same in both generations, and sessions.
 """
 import json
 import re
-from typing import TYPE_CHECKING
 
-from demo import duplicati_backups as modern
-from demo import duplicati_system as system
-from demo.duplicati_aftermath import database_of
-from demo.duplicati_answers import BYTE_ORDER_MARK, Answer, Call, EngineError, RefusedError
-from demo.duplicati_browsing import list_files
-
-if TYPE_CHECKING:
-    from demo.duplicati import Duplicati
+from demo.duplicati_server import backups as modern
+from demo.duplicati_server import system
+from demo.duplicati_server.aftermath import database_of
+from demo.duplicati_server.answers import BYTE_ORDER_MARK, Answer, Call, EngineError, RefusedError
+from demo.duplicati_server.browsing import list_files
+from demo.duplicati_server.state import State
 
 IMPORT_PAGE = (
     "<html><body><script type=\"text/javascript\">var jso = {}; var rp = null; try {{ rp = "
@@ -31,7 +28,7 @@ def is_true(text: str | None) -> bool:
     return (text or "").lower() in ("true", "1", "yes", "on")
 
 
-def backup(server: "Duplicati", call: Call) -> dict:
+def backup(server: State, call: Call) -> dict:
     """GET backup/N"""
     return {"success": True, "data": modern.backup(server, call)}
 
@@ -45,18 +42,18 @@ def _document(call: Call) -> object:
         raise RefusedError(400, "Data object had no backup entry") from error
 
 
-def post_backups(server: "Duplicati", call: Call) -> dict:
+def post_backups(server: State, call: Call) -> dict:
     """POST backups"""
     is_temporary = is_true(call.form().get("temporary"))
     return {"status": "OK", "ID": modern.create(server, _document(call), is_temporary)}
 
 
-def put_backup(server: "Duplicati", call: Call) -> None:
+def put_backup(server: State, call: Call) -> None:
     """PUT backup/N"""
     modern.replace(server, modern.find_job(server, call), _document(call))
 
 
-def delete_backup(server: "Duplicati", call: Call) -> dict:
+def delete_backup(server: State, call: Call) -> dict:
     """DELETE backup/N: also of a job that runs; it is gone after the run."""
     job, form = modern.find_job(server, call), call.form()
     task = server.engine.add(
@@ -65,17 +62,17 @@ def delete_backup(server: "Duplicati", call: Call) -> dict:
     return {"Status": "OK", "ID": task.number}
 
 
-def run(server: "Duplicati", call: Call) -> None:
+def run(server: State, call: Call) -> None:
     """POST backup/N/run: no number of the task."""
     server.engine.add(modern.find_job(server, call), "Backup")
 
 
-def unknown_word(server: "Duplicati", call: Call) -> None:
+def unknown_word(server: State, call: Call) -> None:
     """POST task/N/WORD, for words that later releases have."""
     raise RefusedError(404, "Invalid or missing task id")
 
 
-def restore(server: "Duplicati", call: Call) -> dict:
+def restore(server: State, call: Call) -> dict:
     """POST backup/N/restore: what is no form is ignored, so that all goes to its place."""
     job, form = modern.find_job(server, call), call.form()
     fields = {name.replace("-", "_"): form.get(name) or None for name in FORMS}
@@ -89,7 +86,7 @@ def restore(server: "Duplicati", call: Call) -> dict:
     return {"TaskID": modern.start_restore(server, job, fields)}
 
 
-def repair(server: "Duplicati", call: Call) -> dict:
+def repair(server: State, call: Call) -> dict:
     """POST backup/N/repair and repairupdate"""
     job, form = modern.find_job(server, call), call.form()
     operation = "RepairUpdate" if call.path.endswith("repairupdate") else "Repair"
@@ -97,12 +94,12 @@ def repair(server: "Duplicati", call: Call) -> dict:
     return {"Status": "OK", "ID": task.number}
 
 
-def copy_to_temporary(server: "Duplicati", call: Call) -> dict:
+def copy_to_temporary(server: State, call: Call) -> dict:
     """POST backup/N/copytotemp"""
     return {"status": "OK", "ID": modern.copy_to_temporary(server, call)["ID"]}
 
 
-def export(server: "Duplicati", call: Call) -> dict | Answer:
+def export(server: State, call: Call) -> dict | Answer:
     """GET backup/N/export"""
     if is_true(call.query.get("cmdline")):
         return modern.export_command(server, call)
@@ -111,7 +108,7 @@ def export(server: "Duplicati", call: Call) -> dict | Answer:
     return modern.exported(server, call)
 
 
-def import_backup(server: "Duplicati", call: Call) -> Answer:
+def import_backup(server: State, call: Call) -> Answer:
     """POST backups/import: always 200 and a page, in which OK or a message stands."""
     fields = call.multipart()
     text = {name: content.decode("utf-8", "replace") for name, content in fields.items()}
@@ -129,33 +126,33 @@ def import_backup(server: "Duplicati", call: Call) -> Answer:
     return Answer(200, [("Content-Type", "text/html")], BYTE_ORDER_MARK + page.encode())
 
 
-def _logged(server: "Duplicati", call: Call) -> None:
+def _logged(server: State, call: Call) -> None:
     """A job that never ran has no tables: an exception."""
     if not database_of(modern.find_job(server, call)).exists:
         raise EngineError("SQLite error\r\nno such table: LogData",
                           "Mono.Data.Sqlite.SqliteException")
 
 
-def log(server: "Duplicati", call: Call) -> list[dict]:
+def log(server: State, call: Call) -> list[dict]:
     """GET backup/N/log"""
     _logged(server, call)
     return modern.log(server, call)
 
 
-def remote_log(server: "Duplicati", call: Call) -> list[dict]:
+def remote_log(server: State, call: Call) -> list[dict]:
     """GET backup/N/remotelog"""
     _logged(server, call)
     return modern.remote_log(server, call)
 
 
-def files(server: "Duplicati", call: Call) -> dict:
+def files(server: State, call: Call) -> dict:
     """GET backup/N/files and files/FILTER; the query comes back with the reply."""
     expression = call.part("filter") if call.parts.get("filter") else call.query.get("filter")
     echo = {name: value for name, value in call.query.items() if name != "jsonp"}
     return echo | list_files(server, call, expression)
 
 
-def patch_serversettings(server: "Duplicati", call: Call) -> None:
+def patch_serversettings(server: State, call: Call) -> None:
     """PATCH serversettings: the password comes as hash and salt; nulls take it away."""
     document = _document(call)
     if not isinstance(document, dict):
@@ -166,7 +163,7 @@ def patch_serversettings(server: "Duplicati", call: Call) -> None:
     server.engine.tell(data=True)
 
 
-def serversetting(server: "Duplicati", call: Call) -> str | None:
+def serversetting(server: State, call: Call) -> str | None:
     """GET serversetting/NAME: a name as properties in C# have it; no value if it is unset."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", call.part("name")).lower()
     if name not in system.setting_names(server.played) or call.part("name").islower():
@@ -174,7 +171,7 @@ def serversetting(server: "Duplicati", call: Call) -> str | None:
     return server.store.setting(name)
 
 
-def put_serversetting(server: "Duplicati", call: Call) -> None:
+def put_serversetting(server: State, call: Call) -> None:
     """PUT serversetting/NAME: the value in the form field `data`."""
     serversetting(server, call)
     name = re.sub(r"(?<!^)(?=[A-Z])", "-", call.part("name")).lower()

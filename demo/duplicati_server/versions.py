@@ -18,8 +18,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import unquote
 
-from demo.duplicati_answers import EngineError
-from demo.duplicati_moments import stamp
+from demo.duplicati_server.answers import EngineError
+from demo.duplicati_server.moments import stamp
 
 FOLDER_MISSING = "Duplicati.Library.Interface.FolderMissingException"
 WRONG_PASSPHRASE = "Failed to decrypt data (invalid passphrase?): Invalid password or " \

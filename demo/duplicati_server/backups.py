@@ -3,25 +3,22 @@ delete, run, restore, export, import (sections 3.3 and 3.6 of the protocol), as 
 generation does it.
 
 Guards: which request has which effect, with the answers of each release.
-Leaves alone: the forms of the cookie generation (duplicati_legacy.py), what tasks do.
+Leaves alone: the forms of the cookie generation (legacy.py), what tasks do.
 """
 import json
 from base64 import b64decode
 from datetime import datetime
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 from uuid import uuid4
 
-from demo import duplicati_jobs as jobs
-from demo.duplicati_aescrypt import decrypt, encrypt
-from demo.duplicati_aftermath import database_of
-from demo.duplicati_answers import Answer, BareError, Call, EngineError, RefusedError
-from demo.duplicati_moments import parse
-from demo.duplicati_versions import target_folder
-from demo.duplicati_views import offset, page_size
-
-if TYPE_CHECKING:
-    from demo.duplicati import Duplicati
+from demo.duplicati_server import jobs
+from demo.duplicati_server.aescrypt import decrypt, encrypt
+from demo.duplicati_server.aftermath import database_of
+from demo.duplicati_server.answers import Answer, BareError, Call, EngineError, RefusedError
+from demo.duplicati_server.moments import parse
+from demo.duplicati_server.state import State
+from demo.duplicati_server.versions import target_folder
+from demo.duplicati_server.views import offset, page_size
 
 OPERATIONS = {"run": "Backup", "start": "Backup", "verify": "Verify", "compact": "Compact",
               "vacuum": "Vacuum", "report-remote-size": "ListRemote",
@@ -30,7 +27,7 @@ LOCKED = ("The backup database is currently in use by another operation and cann
           "concurrently. Please wait for the running operation to finish and try again.")
 
 
-def find_job(server: "Duplicati", call: Call) -> dict:
+def find_job(server: State, call: Call) -> dict:
     """The job that a path names; 404 if there is none."""
     job = server.store.backup(call.part("backup"))
     if job is None:
@@ -39,7 +36,7 @@ def find_job(server: "Duplicati", call: Call) -> dict:
     return job
 
 
-def check_lock(server: "Duplicati", job: dict) -> None:
+def check_lock(server: State, job: dict) -> None:
     """400 DatabaseLocked while a task has the database of the job, where releases say so."""
     with server.engine.changed:
         active = server.engine.active
@@ -60,7 +57,7 @@ def _order(call: Call, rows: list[dict]) -> list[dict]:
     return rows
 
 
-def backups(server: "Duplicati", call: Call) -> list[dict]:
+def backups(server: State, call: Call) -> list[dict]:
     """GET backups"""
     release, store = server.played, server.store
     schedules = store.schedules()
@@ -68,13 +65,13 @@ def backups(server: "Duplicati", call: Call) -> list[dict]:
     return _order(call, rows) if release.has_v2 else rows
 
 
-def backup(server: "Duplicati", call: Call) -> dict:
+def backup(server: State, call: Call) -> dict:
     """GET backup/N"""
     job = find_job(server, call)
     return jobs.shown(server.played, job, server.store.schedule(job["ID"]))
 
 
-def taken(server: "Duplicati", document: object) -> tuple[dict, dict | None]:
+def taken(server: State, document: object) -> tuple[dict, dict | None]:
     """The job and the schedule of a request."""
     if not isinstance(document, dict):
         raise BareError(400)
@@ -85,12 +82,12 @@ def taken(server: "Duplicati", document: object) -> tuple[dict, dict | None]:
                                                               given.get("schedule"))
 
 
-def _check_name(server: "Duplicati", name: str, key: str | None = None) -> None:
+def _check_name(server: State, name: str, key: str | None = None) -> None:
     if any(job["Name"] == name and job["ID"] != key for job in server.store.backups()):
         raise RefusedError(409, f"There already exists a backup with the name: {name}")
 
 
-def create(server: "Duplicati", document: object, is_temporary: bool) -> str:
+def create(server: State, document: object, is_temporary: bool) -> str:
     """A new job; its ID."""
     job, schedule = taken(server, document)
     job["Metadata"] = job["Metadata"] or {}
@@ -103,7 +100,7 @@ def create(server: "Duplicati", document: object, is_temporary: bool) -> str:
     return add(server, job, schedule)
 
 
-def add(server: "Duplicati", job: dict, schedule: dict | None) -> str:
+def add(server: State, job: dict, schedule: dict | None) -> str:
     """Keep a new job that was checked; its ID."""
     key = server.store.add_backup(job)
     server.store.save_schedule(key, schedule)
@@ -111,7 +108,7 @@ def add(server: "Duplicati", job: dict, schedule: dict | None) -> str:
     return key
 
 
-def add_temporary(server: "Duplicati", job: dict) -> str:
+def add_temporary(server: State, job: dict) -> str:
     """Keep a job in memory only; its GUID. Its database is a file of its own."""
     key = str(uuid4())
     path = server.store.folder / f"temporary-{key}.sqlite"
@@ -121,14 +118,14 @@ def add_temporary(server: "Duplicati", job: dict) -> str:
     return key
 
 
-def post_backups(server: "Duplicati", call: Call) -> dict:
+def post_backups(server: State, call: Call) -> dict:
     """POST backups"""
     is_temporary = call.flag("temporary")
     return {"ID": create(server, call.document(), is_temporary),
             "Temporary": is_temporary and server.played.tells_temporary}
 
 
-def replace(server: "Duplicati", job: dict, document: object) -> None:
+def replace(server: State, job: dict, document: object) -> None:
     """Replace a job by what a request says: what is left out is empty afterwards."""
     given, schedule = taken(server, document)
     if given["TargetURL"] is None:
@@ -145,13 +142,13 @@ def replace(server: "Duplicati", job: dict, document: object) -> None:
     server.engine.tell(data=True)
 
 
-def put_backup(server: "Duplicati", call: Call) -> None:
+def put_backup(server: State, call: Call) -> None:
     """PUT backup/N"""
     job = find_job(server, call)
     replace(server, job, call.document())
 
 
-def delete_backup(server: "Duplicati", call: Call) -> dict | Answer:
+def delete_backup(server: State, call: Call) -> dict | Answer:
     """DELETE backup/N: a queued task; a job that runs is refused."""
     job, engine = find_job(server, call), server.engine
     arguments = {"remote_files": call.flag("delete-remote-files"),
@@ -169,7 +166,7 @@ def delete_backup(server: "Duplicati", call: Call) -> dict | Answer:
     return {"Status": "OK", "Reason": None, "ID": task.number}
 
 
-def begin(server: "Duplicati", call: Call) -> dict:
+def begin(server: State, call: Call) -> dict:
     """POST backup/N/run and the other operations without a body."""
     job = find_job(server, call)
     if server.played.has_v2:
@@ -188,7 +185,7 @@ def moment(text: str | None) -> datetime | None:
         raise EngineError(f"Failed to parse the time: {text}", "System.FormatException") from error
 
 
-def repair(server: "Duplicati", call: Call) -> dict:
+def repair(server: State, call: Call) -> dict:
     """POST backup/N/repair and repairupdate"""
     job = find_job(server, call)
     fields = call.fields("time", "version", "paths", "only_paths", optional=True)
@@ -198,7 +195,7 @@ def repair(server: "Duplicati", call: Call) -> dict:
     return {"Status": "OK", "ID": task.number}
 
 
-def start_restore(server: "Duplicati", job: dict, fields: dict) -> int:
+def start_restore(server: State, job: dict, fields: dict) -> int:
     """Queue a restore; the number of its task. `fields` as in a request of the token
     generation; booleans that are missing or null are false."""
     return server.engine.add(
@@ -208,7 +205,7 @@ def start_restore(server: "Duplicati", job: dict, fields: dict) -> int:
         skip_metadata=bool(fields.get("skip_metadata"))).number
 
 
-def restore(server: "Duplicati", call: Call) -> dict:
+def restore(server: State, call: Call) -> dict:
     """POST backup/N/restore"""
     job = find_job(server, call)
     fields = call.fields("paths", "time", "restore_path", "passphrase", "overwrite",
@@ -216,7 +213,7 @@ def restore(server: "Duplicati", call: Call) -> dict:
     return {"Status": "OK", "ID": start_restore(server, job, fields)}
 
 
-def delete_versions(server: "Duplicati", call: Call) -> dict:
+def delete_versions(server: State, call: Call) -> dict:
     """POST v2 backup/delete-versions"""
     fields = call.fields(required=("BackupId", "Versions"))
     job = server.store.backup(str(fields["BackupId"]))
@@ -228,24 +225,24 @@ def delete_versions(server: "Duplicati", call: Call) -> dict:
     return {"Status": "OK", "ID": task.number}
 
 
-def delete_database(server: "Duplicati", call: Call) -> None:
+def delete_database(server: State, call: Call) -> None:
     """POST backup/N/deletedb"""
     database_of(find_job(server, call)).delete()
     server.engine.tell(data=True)
 
 
-def copy_to_temporary(server: "Duplicati", call: Call) -> dict:
+def copy_to_temporary(server: State, call: Call) -> dict:
     """POST backup/N/copytotemp"""
     return {"ID": add_temporary(server, find_job(server, call)), "Temporary": True}
 
 
-def is_active(server: "Duplicati", call: Call) -> dict:
+def is_active(server: State, call: Call) -> dict:
     """GET backup/N/isactive"""
     job = find_job(server, call)
     return {"Status": "OK", "Active": server.engine.is_active(job["ID"])}
 
 
-def is_database_shared(server: "Duplicati", call: Call) -> dict:
+def is_database_shared(server: State, call: Call) -> dict:
     """GET backup/N/isdbusedelsewhere"""
     job = find_job(server, call)
     return {"inuse": any(other["DBPath"] == job["DBPath"] and other["ID"] != job["ID"]
@@ -254,13 +251,13 @@ def is_database_shared(server: "Duplicati", call: Call) -> dict:
 
 # Export and import.
 
-def file_name(server: "Duplicati", job: dict, is_encrypted: bool) -> str:
+def file_name(server: State, job: dict, is_encrypted: bool) -> str:
     """What an export would be called."""
     dot = "." if server.played.has_v2 or server.played.is_legacy else "%2E"
     return f"{quote(job['Name'])}-duplicati-config{dot}json" + (".aes" if is_encrypted else "")
 
 
-def exported(server: "Duplicati", call: Call) -> Answer:
+def exported(server: State, call: Call) -> Answer:
     """The answer to an export, encrypted if the call has a passphrase."""
     job, passphrase = find_job(server, call), call.query.get("passphrase")
     document = jobs.exported(server.played, job, server.store.schedule(job["ID"]),
@@ -274,19 +271,19 @@ def exported(server: "Duplicati", call: Call) -> Answer:
         ("Content-Type", "application/octet-stream")], content)
 
 
-def export(server: "Duplicati", call: Call) -> Answer:
+def export(server: State, call: Call) -> Answer:
     """GET backup/N/export: with a token of its own in the query, whoever asks."""
     server.sessions.check_operation(call, "export")
     return exported(server, call)
 
 
-def export_arguments(server: "Duplicati", call: Call) -> dict:
+def export_arguments(server: State, call: Call) -> dict:
     """GET backup/N/export-argsonly"""
     return jobs.command_line(server.played, find_job(server, call),
                              call.flag("export-passwords"))
 
 
-def export_command(server: "Duplicati", call: Call) -> dict:
+def export_command(server: State, call: Call) -> dict:
     """GET backup/N/export-cmdline"""
     parts = export_arguments(server, call)
     words = [parts["Backend"], *parts["Arguments"], *parts["Options"]]
@@ -309,7 +306,7 @@ def read_export(content: bytes, passphrase: str | None) -> dict:
     return document
 
 
-def add_export(server: "Duplicati", document: dict, with_metadata: bool) -> str:
+def add_export(server: State, document: dict, with_metadata: bool) -> str:
     """Make a job of an export; its ID. A name that is taken gets a number."""
     days = (document.get("Schedule") or {}).get("AllowedDays")
     if days:  # exports have long names, which some releases do not read elsewhere
@@ -325,7 +322,7 @@ def add_export(server: "Duplicati", document: dict, with_metadata: bool) -> str:
     return add(server, job, schedule)
 
 
-def import_backup(server: "Duplicati", call: Call) -> dict:
+def import_backup(server: State, call: Call) -> dict:
     """POST backups/import: every failure is 500."""
     fields = call.fields("import_metadata", "direct", "passphrase", "temporary",
                          required=("config",))
@@ -344,7 +341,7 @@ def import_backup(server: "Duplicati", call: Call) -> dict:
         raise RefusedError(500, f"Failed to import backup: {error}") from error
 
 
-def _preview(server: "Duplicati", document: dict, with_metadata: bool) -> dict:
+def _preview(server: State, document: dict, with_metadata: bool) -> dict:
     """An export as it would come in, with nothing kept."""
     job = {**jobs.take_job(document["Backup"]), "ID": None, "DBPath": None}
     job["Metadata"] = (job["Metadata"] or {}) if with_metadata else {}
@@ -361,11 +358,11 @@ def _preview(server: "Duplicati", document: dict, with_metadata: bool) -> dict:
 
 # Logs of a job, and its destination.
 
-def _null(server: "Duplicati") -> object:
+def _null(server: State) -> object:
     return {} if server.played.null_is_object else None
 
 
-def log(server: "Duplicati", call: Call) -> list[dict]:
+def log(server: State, call: Call) -> list[dict]:
     """GET backup/N/log"""
     job = find_job(server, call)
     check_lock(server, job)
@@ -374,7 +371,7 @@ def log(server: "Duplicati", call: Call) -> list[dict]:
             for one in database_of(job).log(offset(call), page_size(call))]
 
 
-def remote_log(server: "Duplicati", call: Call) -> list[dict]:
+def remote_log(server: State, call: Call) -> list[dict]:
     """GET backup/N/remotelog"""
     job = find_job(server, call)
     check_lock(server, job)
@@ -384,7 +381,7 @@ def remote_log(server: "Duplicati", call: Call) -> list[dict]:
             for one in database_of(job).remote(offset(call), page_size(call))]
 
 
-def test_destination(server: "Duplicati", call: Call) -> None:
+def test_destination(server: State, call: Call) -> None:
     """POST remoteoperation/test"""
     fields = call.fields(required=("path",))
     if not target_folder(fields["path"] or "").is_dir():

@@ -7,7 +7,7 @@ Leaves alone: the server's stored log, and the logs of jobs.
 import threading
 import time
 
-from demo.duplicati_moments import local_text, now
+from demo.duplicati_server.moments import local_text, now
 
 LEVELS = ("ExplicitOnly", "Profiling", "Verbose", "Retry", "Information", "DryRun", "Warning",
           "Error")

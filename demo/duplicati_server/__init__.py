@@ -1,0 +1,1 @@
+"""The parts of the demo Duplicati server; demo/duplicati.py puts them together."""
