@@ -11,8 +11,10 @@ from remotes.errors import EXIT_CODES, UsageError
 _NOT_TYPED = [option.name for option in OPTIONS.values() if not option.is_typed]
 
 
-def build_parser():
-    """argparse's view of the table of options."""
+def build_parser(words):
+    """argparse's view of the table of options: those that stand among `words`, since to
+    make it of all of them takes as long as to parse, ten times over.
+    """
     import argparse
 
     class Parser(argparse.ArgumentParser):
@@ -23,9 +25,10 @@ def build_parser():
     parser.add_argument("--action")
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-V", "--version", action="store_true")
+    typed = {word.partition("=")[0] for word in words}
     for option in OPTIONS.values():
         names = [f"--{option.name}"] + (["-S"] if option.name == "settings" else [])
-        if not option.is_typed:
+        if not option.is_typed or names[0] not in typed and option.name != "settings":
             continue
         if option.kind == "flag":
             parser.add_argument(*names, action="store_const", const=True)
@@ -49,7 +52,8 @@ def underscored(argv):
 
 def parse(argv):
     """(action name or None, typed option values, wants help, wants the version)."""
-    parsed, rest = build_parser().parse_known_args(list(underscored(argv)))
+    words = list(underscored(argv))
+    parsed, rest = build_parser(words).parse_known_args(words)
     if rest:
         known = [f"--{name}" for name in ("action", *OPTIONS) if name not in _NOT_TYPED]
         unknown = rest[0].partition("=")[0]  # not the value: it may be a secret

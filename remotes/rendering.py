@@ -9,9 +9,10 @@ import re
 import sys
 
 _MOMENT = re.compile(r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
-# JSON escapes C0; C1 (0x7f to 0x9f) moves cursors on some terminals, too.
-_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_CONTROL_OR_C0 = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# JSON escapes C0; C1 (0x7f to 0x9f) moves cursors on some terminals, too. Compiled when
+# they are needed first, since most answers need neither.
+_CONTROL = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+_CONTROL_OR_C0 = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
 def _is_unicode():
@@ -19,7 +20,9 @@ def _is_unicode():
 
 
 def _escaped(text):
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return re.sub(_CONTROL, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def event_line(event):
@@ -34,7 +37,7 @@ def render(document, form):
         import yaml
 
         # PyYAML writes some of them as they are; then everything is escaped.
-        is_plain = not _CONTROL.search(json.dumps(document, ensure_ascii=False))
+        is_plain = not re.search(_CONTROL, json.dumps(document, ensure_ascii=False))
         return yaml.safe_dump(document, sort_keys=False,
                               allow_unicode=_is_unicode() and is_plain).rstrip()
     if form == "table":
@@ -74,7 +77,7 @@ def _cell(value, name=""):
     if isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
     text = "" if value is None else str(value)
-    text = _CONTROL_OR_C0.sub(lambda found: {"\n": "⏎", "\t": " "}.get(found[0], "·"), text)
+    text = re.sub(_CONTROL_OR_C0, lambda found: {"\n": "⏎", "\t": " "}.get(found[0], "·"), text)
     text = text if len(text) <= 60 else text[:59] + "…"
     return text if _is_unicode() else text.encode("ascii", "replace").decode()
 

@@ -206,7 +206,8 @@ def _to_choice(option, value):
 
 
 _CONVERTERS = {"text": _to_text, "answer": _to_text, "words": _to_words, "path": _to_path,
-               "seconds": _to_seconds, "count": _to_count, "size": _to_size, "flag": _to_flag, "choice": _to_choice}
+               "seconds": _to_seconds, "count": _to_count, "size": _to_size, "flag": _to_flag,
+               "choice": _to_choice}
 
 
 class Config:

@@ -9,6 +9,8 @@ masks restores it, too (2.3.0 and later). A placeholder is never sent where the 
 has none: earlier servers would take it for the secret (protocol page, §3.3).
 """
 
+from functools import lru_cache
+
 from remotes.duplicati.secret_texts import (
     STARS,
     is_placeholder,
@@ -113,7 +115,7 @@ def _inner_names(mapping, outer):
 
 def _masked_keys(mapping, found):
     """The keys of a mapping (paths and URLs may be among them), masked and still different."""
-    if not any(isinstance(key, str) and may_hold_secrets(key) for key in mapping):
+    if _are_plain(tuple(mapping)):
         return mapping
     shown = {}
     for key in mapping:
@@ -124,6 +126,12 @@ def _masked_keys(mapping, found):
             text = f"{masked} ({number})"
         shown[text] = None
     return shown
+
+
+@lru_cache(maxsize=256)
+def _are_plain(keys):
+    """Whether nothing in these keys needs masking. Rows of a list have the same ones."""
+    return not any(isinstance(key, str) and may_hold_secrets(key) for key in keys)
 
 
 # -- putting back ------------------------------------------------------------------------------

@@ -105,7 +105,8 @@ _URL_TEXT = r"(?:[^\s\"'<>\\]|\\(?![\"']))*"
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}://"
 # Name and value of a setting, or of a property, as JSON in a text has them; the quotes of
 # JSON in JSON are escaped.
-_PLACES = re.compile(
+# It is compiled when it is needed first, which takes long.
+_PLACES = (
     rf"(?P<url>{_SCHEME})"
     r"|\"(?:Name|Key)\"\s*:\s*\"(?P<setting>[^\"\\\n]{1,80})\"\s*,\s*\"Value\"\s*:\s*\""
     r"(?P<setting_value>(?:[^\"\\]|\\.)*)\""
@@ -165,8 +166,11 @@ def _scan(text, depth=0):
     if depth == _DEEPEST:
         yield text, "the innermost URL"
         return
-    position = 0
-    while found := _PLACES.search(text, position):
+    if not may_hold_secrets(text):
+        yield text, None
+        return
+    position, places = 0, re.compile(_PLACES)
+    while found := places.search(text, position):
         yield text[position:found.start()], None
         if found["url"]:
             end = _url_end(text, found)
