@@ -79,16 +79,37 @@ class Duplicati:
         when something happens, or after `wait_seconds` (10 to 3600).
         """
         if after_event is None:
-            return self._mapping("GET", "v1/serverstate")
+            return self._state()
         query = {"longpoll": True, "lasteventid": after_event, "duration": f"{wait_seconds:d}s"}
-        return self._mapping("GET", "v1/serverstate", query=query, patience_seconds=wait_seconds)
+        return self._state(query=query, patience_seconds=wait_seconds)
+
+    def _state(self, **sent):
+        """A serverstate whose tasks and schedules can be relied on: ActiveTask a mapping or None,
+        SchedulerQueueIds and ProposedSchedule lists of mappings; Item1 of a task is a number.
+        """
+        path = "v1/serverstate"
+        state = self._mapping("GET", path, **sent)
+        active = state.get("ActiveTask")
+        for name in ("SchedulerQueueIds", "ProposedSchedule"):
+            state[name] = [] if state.get(name) is None else state[name]
+            if not isinstance(state[name], list):
+                raise self._unexpected(path)
+        tasks = state["SchedulerQueueIds"] + ([] if active is None else [active])
+        if not all(_is_pair(row) and type(row["Item1"]) is int for row in tasks) \
+                or not all(_is_pair(row) for row in state["ProposedSchedule"]):
+            raise self._unexpected(path)
+        return state
 
     def progress(self):
         """Section 5.3, as a mapping; None before the first task since the server's start."""
+        path = "v1/progressstate"
         try:
-            return self._mapping("GET", "v1/progressstate")
+            found = self._mapping("GET", path)
         except NotFoundError:
             return None
+        if type(found.get("TaskID", 0)) is not int:
+            raise self._unexpected(path)
+        return found
 
     def server_settings(self):
         return self._mapping("GET", "v1/serversettings")
@@ -112,7 +133,7 @@ class Duplicati:
     def backups(self):
         """[{"Backup": …, "Schedule": … or None}]; without settings, sources and filters."""
         rows = self._rows("GET", "v1/backups")
-        if not all(isinstance(row.get("Backup"), dict) for row in rows):
+        if not all(_is_backup(row) for row in rows):
             raise self._unexpected("v1/backups")
         return rows
 
@@ -124,7 +145,7 @@ class Duplicati:
             raise NotFoundError(f"{self.base} has no backup {backup_id}", answer=error.answer
                                 ) from None
         found = found["data"] if isinstance(found.get("data"), dict) else found
-        if not isinstance(found.get("Backup"), dict):
+        if not _is_backup(found):
             raise self._unexpected(f"v1/backup/{backup_id}")
         return found
 
@@ -188,6 +209,17 @@ class Duplicati:
         """Entries of the live log with an ID over `after`, oldest first (section 5.7)."""
         return self._rows("GET", "v1/logdata/poll",
                           query={"level": level, "id": after, "pagesize": page_size})
+
+
+def _is_pair(row):
+    """Whether it is a pair as servers write them: a number or text, and something or nothing."""
+    return isinstance(row, dict) and isinstance(row.get("Item1"), (int, str)) \
+        and isinstance(row.get("Item2"), (int, str, type(None)))
+
+
+def _is_backup(found):
+    return isinstance(found.get("Backup"), dict) \
+        and isinstance(found.get("Schedule"), (dict, type(None)))
 
 
 def _parsed(message):

@@ -73,8 +73,8 @@ def _zone(offset):
     return timezone(-span if offset[0] == "-" else span)
 
 
-def typed_time(typed, now):
-    """The moment that a person means, as an aware datetime in UTC. `now`: aware.
+def typed_time(typed, now, option="--time"):
+    """The moment that a person means by `option`, as an aware datetime in UTC. `now`: aware.
 
     ISO 8601 (without an offset it is this machine's time; a day alone is its first
     moment), `now`, or an age such as `3D` or `1h30m`: so long before `now`.
@@ -87,12 +87,12 @@ def typed_time(typed, now):
         try:
             return (now - timedelta(seconds=duration_seconds(typed))).astimezone(timezone.utc)
         except OverflowError:
-            raise UsageError(f"--time {typed}: so long ago there was no time") from None
+            raise UsageError(f"{option} {typed}: so long ago there was no time") from None
     found = _ISO.fullmatch(typed) or _STAMP.fullmatch(typed)
     moment = _from_parts(found, None) if found else _rarer_form(typed)
     if moment is None:
         raise UsageError(
-            f"--time {typed:.40} is neither a time (2026-08-22T12:00:00+02:00, 2026-08-22) nor an"
+            f"{option} {typed:.40} is neither a time (2026-08-22T12:00:00+02:00, 2026-08-22) nor an"
             f" age (3D, 1h30m; units {_UNITS})"
         )
     return moment

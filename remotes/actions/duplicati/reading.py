@@ -6,11 +6,7 @@ import time
 from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
 from remotes.actions.duplicati.acting import one_backup_id
-from remotes.errors import NotFoundError, UnavailableError, UsageError
-
-_FOLLOW_SECONDS = 2.0
-_LONGEST_FOLLOW_SECONDS = 60.0
-_PAGE_LIMITS = (10, 500)  # of the servers, for a page of rows
+from remotes.errors import NotFoundError, UsageError
 
 
 def _chosen(context, choices):
@@ -61,7 +57,7 @@ def _number(metadata, name):
     """A number of the metadata, which has them as texts; None if it is not there."""
     try:
         return int(metadata.get(name))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -151,168 +147,81 @@ def _whole_number(name):
 
 def duplicati_logs(context):
     """Rows of a log, newest last as in any log; with --follow a line for each new one."""
+    from remotes.duplicati import logs
+
     kind = _chosen(context, _LOGS)
     with contextlib.closing(context.duplicati()) as server:
-        log = _LOGS[kind](context, server)
+        log, names, show = _LOGS[kind](context, server)
         if context.values["follow"]:
-            return _follow(context, log)
-        rows = log.newest()
-    return Reply({"status": "OK", "type": kind, **log.names, "lines": rows})
+            logs.follow(log, lambda row: context.emit({"event": "log", **show(row)}),
+                        context.tell, stop=time.sleep)
+        rows = [show(row) for row in log.newest()]
+    return Reply({"status": "OK", "type": kind, **names, "lines": rows})
 
 
-class _Log:
-    """A log of the server: `newest()` gives the last rows, `after()` those since then."""
+def _limits(context):
+    """--lines and the moment of --since, as the logs take them."""
+    from datetime import datetime, timezone
 
-    names = {}
+    from remotes.duplicati import moments
 
-    def __init__(self, context, server):
-        from datetime import datetime, timezone
-
-        from remotes.duplicati import moments
-
-        values = context.values
-        self.server = server
-        self.lines = max(1, values["lines"])
-        self.since = None if values["since"] is None else moments.typed_time(
-            values["since"], datetime.now(timezone.utc))
-        self.last = None
-
-    def page(self):
-        """So many rows as the servers give at once, for the lines that are asked for."""
-        least, most = _PAGE_LIMITS
-        return min(max(self.lines, least), most)
-
-    def _pages(self, read, key):
-        """Rows of `read(page_size, before)`, newest first, until there are enough."""
-        rows, before = [], None
-        while len(rows) < self.lines:
-            page = read(self.page(), before)
-            new = [row for row in page if before is None or row.get(key) != before]
-            rows += new
-            if len(page) < self.page() or not new or not self._is_wanted(new[-1]):
-                break
-            before = new[-1].get(key)
-        return rows
-
-    def _is_wanted(self, row):
-        from remotes.duplicati import moments
-
-        at = moments.parse(row.get("Timestamp", row.get("When")))
-        return self.since is None or at is not None and at >= self.since
-
-    def newest(self):
-        rows = [row for row in self._newest() if self._is_wanted(row)][:self.lines]
-        self._remember(rows)
-        return [self._shown(row) for row in reversed(rows)]
-
-    def after(self):
-        """The rows that are new since the last call, oldest first."""
-        rows = [row for row in self._newest() if self._is_new(row)]
-        self._remember(rows)
-        return [self._shown(row) for row in reversed(rows)]
-
-    def _remember(self, rows):
-        numbers = [row["ID"] for row in rows if isinstance(row.get("ID"), int)]
-        self.last = max([*numbers, self.last or 0])
-
-    def _is_new(self, row):
-        return isinstance(row.get("ID"), int) and row["ID"] > (self.last or 0)
-
-    def _newest(self):
-        raise NotImplementedError
-
-    def _shown(self, row):
-        """A row for people: its times as ISO 8601, SQL's NULL as null."""
-        from remotes.duplicati import moments
-
-        shown = {name: None if value == {} else value for name, value in row.items()}
-        for name in ("Timestamp", "When"):
-            if name in shown:
-                shown[name] = moments.iso(moments.parse(shown[name]))
-        return shown
+    since = context.values["since"]
+    return context.values["lines"], None if since is None else moments.typed_time(
+        since, datetime.now(timezone.utc), "--since")
 
 
-class _BackupLog(_Log):
-    def __init__(self, context, server):
-        super().__init__(context, server)
-        self.backup_id = one_backup_id(context, server)
-        self.names = {"id": self.backup_id}
+def _backup_log(context, server):
+    from remotes.duplicati import logs
 
-    def _newest(self):
-        return self._pages(lambda size, before: self.server.log(
-            self.backup_id, page_size=size, before=before), "ID")
-
-    def _shown(self, row):
-        from remotes.duplicati import outcomes
-
-        shown = super()._shown(row)
-        result = shown.pop("Result", None)
-        if isinstance(result, dict):
-            del shown["Message"]  # the same, as text
-            outcome = outcomes.of_row(result)
-            shown.update(Operation=result.get("MainOperation"), Outcome=outcome.result,
-                         Why=outcome.why, Result=result)
-        return shown
+    limits, backup_id = _limits(context), one_backup_id(context, server)
+    return logs.BackupLog(server, backup_id, *limits), {"id": backup_id}, _shown_result
 
 
-class _RemoteLog(_BackupLog):
-    def _newest(self):
-        return self._pages(lambda size, before: self.server.remote_log(
-            self.backup_id, page_size=size, before=before), "ID")
+def _remote_log(context, server):
+    from remotes.duplicati import logs
+
+    limits, backup_id = _limits(context), one_backup_id(context, server)
+    return logs.RemoteLog(server, backup_id, *limits), {"id": backup_id}, _shown
 
 
-class _StoredLog(_Log):
-    """The server's own log of errors, whose rows have no ID."""
+def _stored_log(context, server):
+    from remotes.duplicati import logs
 
-    def _newest(self):
-        return self._pages(lambda size, before: self.server.stored_log(
-            page_size=size, before=before), "Timestamp")
-
-    def _remember(self, rows):
-        self.last = max([self.last or 0, *(row.get("Timestamp") or 0 for row in rows)])
-
-    def _is_new(self, row):
-        return (row.get("Timestamp") or 0) > (self.last or 0)
+    return logs.StoredLog(server, *_limits(context)), {}, _shown
 
 
-class _LiveLog(_Log):
-    def __init__(self, context, server):
-        super().__init__(context, server)
-        self.level = context.values["level"]
+def _live_log(context, server):
+    from remotes.duplicati import logs
 
-    def _newest(self):
-        rows = self.server.live_log(level=self.level, after=self.last or 0, page_size=self.page())
-        if not rows and self.last:
-            # Numbers begin anew with the server: then all there is is below the last one.
-            rows = self.server.live_log(level=self.level, page_size=self.page())
-            if rows and max(row.get("ID", 0) for row in rows) < self.last:
-                self.last = 0
-        return list(reversed(rows))
+    return logs.LiveLog(server, context.values["level"], *_limits(context)), {}, _shown
 
 
-_LOGS = {"backup": _BackupLog, "remote": _RemoteLog, "stored": _StoredLog, "live": _LiveLog}
+def _shown(row):
+    """A row for people: its times as ISO 8601, SQL's NULL as null."""
+    from remotes.duplicati import moments
+
+    shown = {name: None if value == {} else value for name, value in row.items()}
+    for name in ("Timestamp", "When"):
+        if name in shown:
+            shown[name] = moments.iso(moments.parse(shown[name]))
+    return shown
 
 
-def _follow(context, log):
-    """A line for each row, until Ctrl-C; a server that is away is waited for."""
-    pause, is_told = _FOLLOW_SECONDS, False
-    first = True
-    while True:
-        try:
-            rows = log.newest() if first else log.after()
-            first = False
-            for row in rows:
-                context.emit({"event": "log", **row})
-            if is_told:
-                context.tell(f"{log.server.base} answers again")
-            pause, is_told = _FOLLOW_SECONDS, False
-        except UnavailableError as error:
-            if not is_told and error.kind != "database_locked":
-                context.tell(f"following goes on, though {error}")
-                is_told = True
-            pause = min(pause * 2, _LONGEST_FOLLOW_SECONDS) \
-                if error.kind != "database_locked" else _FOLLOW_SECONDS
-        time.sleep(pause)
+def _shown_result(row):
+    """A row of a backup's log: a result as mapping, in place of its text, with what it means."""
+    from remotes.duplicati import outcomes
+
+    shown = _shown(row)
+    result = shown.pop("Result", None)
+    if isinstance(result, dict):
+        shown.pop("Message", None)
+        outcome = outcomes.of_row(result)
+        shown.update(Operation=result.get("MainOperation"), Outcome=outcome.result,
+                     Why=outcome.why, Result=result)
+    return shown
+
+
+_LOGS = {"backup": _backup_log, "remote": _remote_log, "stored": _stored_log, "live": _live_log}
 
 
 ACTIONS = (
