@@ -29,7 +29,7 @@ class Door:
 
     def tell(self, line):
         # Lines bear what servers say: no control character of theirs reaches a terminal.
-        line = line.translate(_CONTROL)
+        line = self.masked(line).translate(_CONTROL)
         try:
             print(line, file=sys.stderr, flush=True)
         except (OSError, ValueError):
@@ -79,9 +79,9 @@ class Door:
         """The answer and the line for a failure of ours."""
         if self.debug:
             self.tell(self._trace(error))
-        line = f"client: {self.action_name or 'usage'}: {error}"
-        if self.quiet_faults is None or self.quiet_faults.begins(error.kind, str(error)):
-            self.tell(line)
+        message = self.masked(str(error))
+        if self.quiet_faults is None or self.quiet_faults.begins(error.kind, message):
+            self.tell(f"client: {self.action_name or 'usage'}: {message}")
         return self.answer(error.as_document(), error.exit_code)
 
     def fault(self, error):

@@ -43,15 +43,22 @@ def normalize_url(typed):
         parts = urllib.parse.urlsplit(typed.strip())
         parts.port  # noqa: B018  (a port that is no number raises here)
     except ValueError as error:
-        raise SettingsError(f"{typed!r} is not a URL: {error}") from error
+        raise SettingsError(f"{_shown(typed)} is not a URL: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"{typed!r} is not a URL with http:// or https:// and a host")
+        raise SettingsError(f"{_shown(typed)} is not a URL with http:// or https:// and a host")
     if parts.username or parts.password:
         raise SettingsError("the URL of the server must not hold a login")
     path = parts.path.rstrip("/")
     for tail in ("/api/status", "/api"):
         path = path.removesuffix(tail)
     return f"{parts.scheme}://{parts.netloc}{path}/"
+
+
+def _shown(typed):
+    """What was typed for a URL, without the secrets that may stand in it."""
+    from remotes.duplicati.masking import masked_text
+
+    return repr(masked_text(typed))
 
 
 def is_same_host(typed, said):

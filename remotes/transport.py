@@ -85,7 +85,7 @@ class Transport:
     def __init__(self, *, timeout_seconds=30.0, ca_file=None, certificate=None, headers=None,
                  pin=None, is_insecure=False):
         self.timeout_seconds = timeout_seconds
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.headers.update(headers or {})
         # A pin says which certificate it must be: who has signed it does not matter then.
         self._verify = False if pin or is_insecure else ca_file or True
@@ -160,8 +160,8 @@ class Transport:
             size += len(chunk)
             if size > ANSWER_LIMIT_BYTES:
                 raise ForeignServerError(
-                    f"{url} answers with more than {ANSWER_LIMIT_BYTES >> 20} MiB; nothing of that"
-                    " size is expected"
+                    f"{_address(url)} answers with more than {ANSWER_LIMIT_BYTES >> 20} MiB;"
+                    " nothing of that size is expected"
                 )
             chunks.append(chunk)
         promised = response.headers.get("Content-Length", "")
@@ -222,6 +222,14 @@ class Transport:
             return UnavailableError(f"{address} broke the connection off: {reason}",
                                     maybe_done=True)
         return SettingsError(f"{address} cannot be asked: {reason}")
+
+
+class _Session(requests.Session):
+    """Looks at no redirect: requests would read the whole body of one, however large, and
+    stumble over an address that is none."""
+
+    def get_redirect_target(self, response):
+        return None
 
 
 class _GuardedAdapter(requests.adapters.HTTPAdapter):

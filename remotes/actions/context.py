@@ -8,7 +8,7 @@ import os
 from collections import namedtuple
 
 from remotes import __version__
-from remotes.errors import SettingsError
+from remotes.errors import SettingsError, UsageError
 
 DUPLICATI = "Duplicati"  # the family of the actions on Duplicati servers
 # name, summary, family, options it needs, options it takes, function (Context -> Reply).
@@ -42,8 +42,21 @@ class Context:
         if section == "server" and self.values.action.family == DUPLICATI:
             if self.is_other_server:
                 return None
-            return self.settings.duplicati_server(self.values["server"]).get(name)
+            return self._kept_of_server(name)
         return self.settings.get(section, name)
+
+    def _kept_of_server(self, name):
+        """The value of an option that is kept of the Duplicati server, as the option has it."""
+        from remotes.actions.options import OPTIONS, convert
+
+        value = self.settings.duplicati_server(self.values["server"]).get(name)
+        if value is None:
+            return None
+        try:
+            return convert(OPTIONS[name], value, f"{self.settings.path}: duplicati: servers:"
+                           f" {self.values['server']}")
+        except UsageError as error:
+            raise SettingsError(str(error)) from None
 
     def verbose(self, line):
         """A line that is told with --verbose only."""

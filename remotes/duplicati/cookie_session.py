@@ -21,7 +21,8 @@ _LOGOUT_PATH = "/logout.cgi"
 
 def answer_to(password, nonce, salt):
     """What login.cgi wants to hear: texts in, base64 out. ValueError if one is no base64."""
-    stored = hashlib.sha256(password.encode() + base64.b64decode(salt)).digest()
+    plain = password.encode("utf-8", "surrogateescape")
+    stored = hashlib.sha256(plain + base64.b64decode(salt)).digest()
     return base64.b64encode(hashlib.sha256(base64.b64decode(nonce) + stored).digest()).decode()
 
 
@@ -67,11 +68,14 @@ class CookieSession(Session):
                 self._save()
                 return
         with self.keeper.renewing():
-            kept = self.keeper.kept
+            kept = self._kept()
             if kept.get("session_auth") not in (None, self._auth):
                 self._xsrf, self._auth = kept.get("xsrf_token"), kept["session_auth"]
-                if self._probe().status == 200:
+                probed = self._probe()
+                if probed.status == 200:
                     return  # another run has just logged in
+                if probed.status not in (400, 401):
+                    judge(probed, "GET")
             password = self.credentials.password()
             if password is None:
                 raise self._ended()
@@ -115,10 +119,15 @@ class CookieSession(Session):
         self._save()
 
     def log_out(self):
-        """Has the server forget the session; whether there was one to revoke there."""
+        """Has the server forget the session; whether there was one to revoke there. Errors:
+        those of an exchange; then the server has not."""
         had = self._auth is not None
         if had:
-            self._send("GET", _LOGOUT_PATH, None, None, {})
+            answer = self._send("GET", _LOGOUT_PATH, None, None, {})
+            judge(answer, "GET")
+            if answer.body:
+                raise ForeignServerError(f"{self.base} answers a logout as no Duplicati server"
+                                         " does")
         self._xsrf = self._auth = None
         return had
 

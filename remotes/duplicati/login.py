@@ -13,9 +13,15 @@ from collections import namedtuple
 from remotes.duplicati.answers import judge
 from remotes.duplicati.cookie_session import CookieSession
 from remotes.duplicati.token_session import TokenSession
-from remotes.errors import ForeignServerError, LoginError, RemotesError, SettingsError
+from remotes.errors import (
+    CertificateError,
+    ForeignServerError,
+    LoginError,
+    RemotesError,
+    SettingsError,
+)
 from remotes.server import normalize_url
-from remotes.transport import NOT_JSON
+from remotes.transport import NOT_JSON, one_line
 
 _SESSIONS = {"token": TokenSession, "cookie": CookieSession}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -52,14 +58,19 @@ def normalize(typed):
 
 def find_out(base, transport, credentials):
     """What answers at `base` (URL with a slash at its end): a Found, in one request (two
-    behind a redirect from http to https). Errors: ForeignServerError and the transport's.
+    behind a redirect from http to https). Errors: ForeignServerError and the transport's; a
+    CertificateError behind a redirect has the URL that it is about as its `base`.
     """
     basic = credentials.basic_header()
     headers = {"Authorization": basic} if basic else None
     answer = transport.exchange("GET", base + _PROBE_PATH, headers=headers)
     if answer.status in _REDIRECTS:
         base = _followed(base, answer)
-        answer = transport.exchange("GET", base + _PROBE_PATH, headers=headers)
+        try:
+            answer = transport.exchange("GET", base + _PROBE_PATH, headers=headers)
+        except CertificateError as error:
+            error.base = base
+            raise
     if answer.status == 400 and (xsrf := answer.cookies.get("xsrf-token")):
         return _probed_again(base, transport, headers, xsrf)
     asked = answer.headers.get("WWW-Authenticate", "")
@@ -68,6 +79,10 @@ def find_out(base, transport, credentials):
     if answer.status == 401 and asked.startswith("Basic"):
         raise LoginError(f"a proxy before {base} wants basic auth: "
                          + ("it refuses --basic_user" if basic else "--basic_user"))
+    if answer.status == 401:
+        scheme = one_line(asked.partition(" ")[0], 40) or "it does not say which"
+        raise LoginError(f"what answers at {base} wants a login that is none of Duplicati's"
+                         f" ({scheme}): a proxy, or another server")
     if answer.status == 200 and isinstance(answer.json, dict) and "ProgramState" in answer.json:
         return Found("token", base, False, None)
     raise _foreign(base, answer)
@@ -86,13 +101,16 @@ def _probed_again(base, transport, headers, xsrf):
 
 def _followed(base, answer):
     """The base that a redirect means, if it only goes to https on the same host."""
-    target = urllib.parse.urlsplit(urllib.parse.urljoin(base + _PROBE_PATH,
-                                                        answer.headers.get("Location", "")))
-    former = urllib.parse.urlsplit(base)
+    location, former = answer.headers.get("Location", ""), urllib.parse.urlsplit(base)
+    try:
+        target = urllib.parse.urlsplit(urllib.parse.urljoin(base + _PROBE_PATH, location))
+    except ValueError:
+        raise ForeignServerError(f"{base} sends elsewhere, to what is no URL") from None
+    host = target.netloc.rpartition("@")[2]
     if target.scheme == "https" and target.hostname == former.hostname \
             and target.path.endswith("/" + _PROBE_PATH):
-        return f"https://{target.netloc}{target.path.removesuffix(_PROBE_PATH)}"
-    place = f"{target.scheme}://{target.netloc.rpartition('@')[2]}{target.path}"
+        return f"https://{host}{target.path.removesuffix(_PROBE_PATH)}"
+    place = one_line(f"{target.scheme}://{host}{target.path}")
     raise ForeignServerError(f"{base} sends elsewhere, to {place}: log in with the address of the"
                              " Duplicati server itself")
 

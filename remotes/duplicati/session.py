@@ -54,8 +54,9 @@ class Keeper:
     def save(self, changes):
         """Keeps `changes` (name -> value; None takes a name out)."""
         with self._settings.changing() as document:
-            servers = document.setdefault("duplicati", {}).setdefault("servers", {})
-            kept = servers.setdefault(self.name, {})
+            kept = (document.get("duplicati", {}).get("servers") or {}).get(self.name)
+            if kept is None:
+                return  # somebody has logged out meanwhile
             for name, value in changes.items():
                 if value is None:
                     kept.pop(name, None)
@@ -74,7 +75,10 @@ class Keeper:
                     del tasks[name]
 
     def replace(self, kept):
-        """Keeps `kept` (name -> value) in place of all that is; None: the server is forgotten."""
+        """Keeps `kept` (name -> value) in place of all that is; None: the server is forgotten.
+
+        To be called while `renewing`, so that no renewal writes over it.
+        """
         with self._settings.changing() as document:
             servers = document.setdefault("duplicati", {}).setdefault("servers", {})
             servers.pop(self.name, None)
@@ -106,6 +110,7 @@ class Credentials:
     def __init__(self, values, environ):
         self._values = values
         self._environ = environ
+        self._basic = None  # once read it stays: the settings may come to name another server
 
     def password(self):
         """The password as text, from where it is said first, or None. Errors: SettingsError."""
@@ -122,14 +127,16 @@ class Credentials:
     def basic_header(self):
         """The value of Authorization for a proxy before the server, or None."""
         user, path = self._values["basic_user"], self._values["basic_password_file"]
-        if user is None:
-            return None
+        if user is None or self._basic is not None:
+            return self._basic
         password = files.read_secret(path, "basic password") if path \
             else self._environ.get("DUPLICATI_BASIC_PASSWORD")
         if not password:
             raise SettingsError("--basic_user needs --basic_password_file, or"
                                 " $DUPLICATI_BASIC_PASSWORD")
-        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        login = f"{user}:{password}".encode("utf-8", "surrogateescape")
+        self._basic = "Basic " + base64.b64encode(login).decode()
+        return self._basic
 
 
 class Session:
@@ -148,6 +155,7 @@ class Session:
         self.credentials = credentials
         self.tell = tell
         self.renewals = 0  # so often the server did not know this session any more
+        self._kept_url = keeper.kept.get("url")
 
     def close(self):
         self.transport.close()
@@ -192,6 +200,16 @@ class Session:
 
     def _renew(self, answer):
         raise NotImplementedError
+
+    def _kept(self):
+        """What is kept of the server, read anew by `renewing`. LoginError if that is no longer
+        this session's: what belongs to another server must not be sent to this one.
+        """
+        kept = self.keeper.kept
+        if kept.get("url") != self._kept_url:
+            raise LoginError(f"the session at {self.base} was ended by another run: it has logged"
+                             " out, or in elsewhere under the same name")
+        return kept
 
     def _ended(self):
         """The error for a session that is over and cannot be renewed."""

@@ -1,15 +1,28 @@
 """Actions on the session with a Duplicati server: login, logout, status."""
 
+import contextlib
+import re
 import sys
 
 from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
-from remotes.errors import CertificateError, LoginError, RemotesError, SettingsError, UsageError
+from remotes.errors import (
+    CertificateError,
+    ForeignServerError,
+    LoginError,
+    NotFoundError,
+    RemotesError,
+    SettingsError,
+    UsageError,
+)
 
 # What is given to a login is kept for the actions after it; never a password.
 _KEPT_OPTIONS = ("ca_file", "client_certificate", "client_key", "pin", "insecure", "basic_user",
                  "basic_password_file", "password_file")
 _SHOWN_SCHEDULES = 5
+_BACKUP_ID = re.compile(r"[\w-]+", re.ASCII)
+# The state of a server that cannot be asked for it, by the error; "away" for all others.
+_TROUBLES = {LoginError: "refused", SettingsError: "wrong", CertificateError: "untrusted"}
 
 
 def duplicati_login(context):
@@ -21,18 +34,22 @@ def duplicati_login(context):
     context.is_other_server = kept.get("url") not in (None, base)
     transport, credentials = context.duplicati_transport(), context.credentials()
     found = _find_out(context, base, transport, credentials)
+    context.settings.require_writable()  # else a session would begin that nobody can go on with
     draft = session.Draft(name)
     fresh = login.new_session(found, draft, transport, credentials, tell=context.verbose)
+    if values["forever"] and found.generation == "cookie":
+        raise UsageError("servers of the old generation issue no tokens: leave --forever out")
     _enter(context, found, fresh)
-    if values["forever"]:
-        if found.generation == "cookie":
-            raise UsageError("servers of the old generation issue no tokens: leave --forever out")
-        fresh.ask_forever()
-    server = calls.Duplicati(fresh)
-    version = _version(server.system_info())
+    with contextlib.closing(calls.Duplicati(fresh)) as server:
+        version = _version(server.system_info())
+        if values["forever"]:
+            fresh.ask_forever()  # last: the server issues one, and no second
     draft.save({option: values[option] or None for option in _KEPT_OPTIONS})
-    session.Keeper(context.settings, name).replace(draft.kept)
-    server.close()
+    keeper = session.Keeper(context.settings, name)
+    with keeper.renewing():
+        if keeper.kept.get("url") == found.base:
+            draft.save({"tasks": keeper.kept.get("tasks")})  # they can still be waited for
+        keeper.replace(draft.kept)
     return Reply({"status": "OK", "changed": True, "server": name, "url": found.base,
                   "generation": found.generation, "version": version,
                   "session": _session(fresh)})
@@ -45,8 +62,9 @@ def _find_out(context, base, transport, credentials):
     try:
         return login.find_out(base, transport, credentials)
     except CertificateError as error:
-        digits = fingerprint(base, context.values["http_timeout"])
-        if digits is None or context.values["pin"]:
+        digits = None if context.values["pin"] else \
+            fingerprint(getattr(error, "base", base), context.values["http_timeout"])
+        if digits is None:
             raise
         raise CertificateError(f"{error}, or (compare it on the server first) --pin={digits}"
                                ) from error
@@ -58,7 +76,8 @@ def _enter(context, found, fresh):
 
     token = context.values.token("login_token")
     if token is not None:
-        token = token.rpartition("token=")[2]  # the server prints it as the URL of a page
+        # The server prints it as the URL of a page.
+        token = token.rpartition("token=")[2].partition("&")[0].partition("#")[0]
         if found.generation == "cookie":
             raise UsageError("servers of the old generation know no tokens: use a password")
         if token_session.claims(token).get("typ") == "SigninToken":
@@ -99,7 +118,10 @@ def _session(session):
     said = session.describe()
     until = said["access_until"]
     said["access_until"] = moments.iso(moments.parse(until))
-    said["logs_in_again"] = session.credentials.password() is not None
+    try:
+        said["logs_in_again"] = session.credentials.password() is not None
+    except SettingsError:  # a file that cannot be read
+        said["logs_in_again"] = False
     return said
 
 
@@ -111,14 +133,17 @@ def duplicati_logout(context):
     if not keeper.kept:
         return Reply({**answer, "message": "there is no session"})
     message, code = "the server has forgotten the session", 0
-    try:
-        server = context.duplicati()
-        if not server.session.log_out():
-            message = "the server keeps no session of this kind; the client has forgotten it"
-    except RemotesError as error:
-        message, code = f"the client has forgotten the session, the server not: {error}", 3
+    with keeper.renewing():  # what is revoked is the newest, and nobody renews it meanwhile
+        try:
+            with contextlib.closing(context.duplicati()) as server:
+                if not server.session.log_out():
+                    message = "the server keeps no session of this kind; the client has forgotten" \
+                              " it"
+        except RemotesError as error:
+            message, code = f"the client has forgotten the session, the server not: {error}", 3
+        keeper.replace(None)
+    if code:
         context.tell(f"client: duplicati_logout: {message}")
-    keeper.replace(None)
     return Reply({**answer, "message": message}, code)
 
 
@@ -128,19 +153,30 @@ def duplicati_status(context):
     known = {"server": context.values["server"], "url": server.base,
              "generation": server.generation}
     try:
-        state = server.state()
+        state = _asked_state(server)
         system = server.system_info()
         document = {"status": "OK", **known, "version": _version(system),
                     "host": system.get("MachineName"), **_state(server, state),
                     "session": _session(server.session)}
     except RemotesError as error:
         # What is known without the server is told all the same.
-        error.document.update(known, state="refused" if isinstance(error, LoginError) else
-                              "wrong" if isinstance(error, SettingsError) else "away",
+        error.document.update(known, state=next(
+            (word for kind, word in _TROUBLES.items() if isinstance(error, kind)), "away"),
                               logged_in=bool(kept.get("access_token") or kept.get("session_auth")
                                              or kept.get("pre_auth_token")))
         raise
     return Reply(document)
+
+
+def _asked_state(server):
+    """What the server says of its state. Errors: ForeignServerError and others."""
+    try:
+        state = server.state()
+    except NotFoundError as error:
+        raise ForeignServerError(f"{error}: no Duplicati server is there") from None
+    if not isinstance(state.get("ProgramState"), str):
+        raise ForeignServerError(f"{server.base} tells of no state: no Duplicati server is there")
+    return state
 
 
 def _state(server, state):
@@ -150,21 +186,29 @@ def _state(server, state):
     active = state.get("ActiveTask")
     names = {}
     return {
-        "state": str(state.get("ProgramState")).lower(),
+        "state": state["ProgramState"].lower(),
         "paused_until": moments.iso(moments.parse(state.get("EstimatedPauseEnd"))),
         "active": _task(server, names, active) if isinstance(active, dict) else None,
-        "queued": [_task(server, names, row) for row in state.get("SchedulerQueueIds") or []],
+        "queued": [_task(server, names, row) for row in _rows(state, "SchedulerQueueIds")],
         "next": [{**_task(server, names, {"Item2": row.get("Item1")}, has_task=False),
                   "at": moments.iso(moments.parse(row.get("Item2")))}
-                 for row in (state.get("ProposedSchedule") or [])[:_SHOWN_SCHEDULES]],
+                 for row in _rows(state, "ProposedSchedule")[:_SHOWN_SCHEDULES]],
         "has_warning": bool(state.get("HasWarning")), "has_error": bool(state.get("HasError")),
         "update": state.get("UpdatedVersion"),
     }
 
 
+def _rows(state, name):
+    """The rows of a list in the state that are mappings, as all of a Duplicati server's are."""
+    rows = state.get(name)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
 def _task(server, names, row, *, has_task=True):
     """A task of the state: its number, and the backup by ID and name."""
     backup_id = row.get("Item2")
+    if not isinstance(backup_id, str) or not _BACKUP_ID.fullmatch(backup_id):
+        backup_id = None  # a task that is no backup's
     if backup_id not in names:
         names[backup_id] = _name(server, backup_id)
     task = {"task": row.get("Item1")} if has_task else {}
