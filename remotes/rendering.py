@@ -15,6 +15,10 @@ _CONTROL = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _CONTROL_OR_C0 = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 
 
+# Mappings within mappings are broken up so deep.
+_PAIRS_DEPTH = 4
+
+
 def _is_unicode():
     return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
@@ -83,16 +87,51 @@ def _cell(value, name=""):
 
 
 def _table(document):
-    """Single values as two columns, then each list of mappings as a table of its own."""
-    tables = {name: rows for name, value in document.items() if (rows := _rows(value))}
-    plain = [[_cell(name), _cell(value, name)] for name, value in document.items()
-             if name not in tables]
-    blocks = [_grid(["", ""], plain)] if plain else []
-    for name, rows in tables.items():
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        cells = [[_cell(row.get(column), column) for column in columns] for row in rows]
-        blocks.append(f"{_cell(name)}\n" + _grid([_cell(column) for column in columns], cells))
-    return "\n\n".join(blocks)
+    """Single values as two columns, then each list of mappings as a table of its own, and each
+    mapping (or a list of what holds nothing but mappings) as two columns, name and value.
+    """
+    plain, blocks = [], []
+    for name, value in document.items():
+        rows = _rows(value)
+        if rows and not all(_is_nested(row) for row in rows):
+            blocks.append(f"{_cell(name)}\n" + _row_grid(rows))
+        elif rows or isinstance(value, dict) and value:
+            for part in rows or [value]:
+                blocks.append(f"{_cell(name)}\n" + _grid(["", ""], list(_pairs(part))))
+        else:
+            plain.append([_cell(name), _cell(value, name)])
+    return "\n\n".join(([_grid(["", ""], plain)] if plain else []) + blocks)
+
+
+def _row_grid(rows):
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[_cell(row.get(column), column) for column in columns] for row in rows]
+    return _grid([_cell(column) for column in columns], cells)
+
+
+def _is_nested(row):
+    """Whether a row holds mappings, and besides them nothing."""
+    return any(isinstance(value, dict) and value for value in row.values()) \
+        and all(isinstance(value, (dict, type(None))) for value in row.values())
+
+
+def _pairs(value, path=(), depth=_PAIRS_DEPTH):
+    """(name, value) as cells of all that is in a mapping, with names such as Backup.Name."""
+    for name, part in value.items():
+        here = (*path, str(name))
+        named = _named(part)
+        if depth and named:
+            yield from _pairs(named, here, depth - 1)
+        else:
+            yield [_cell(".".join(here)), _cell(part, name)]
+
+
+def _named(value):
+    """A mapping that is not empty, also one that was written as a list of Name and Value."""
+    if isinstance(value, list) and all(isinstance(row, dict) and {"Name", "Value"} <= set(row)
+                                       for row in value):
+        return {str(row["Name"]): row["Value"] for row in value}
+    return value if isinstance(value, dict) and value else None
 
 
 def _rows(value):

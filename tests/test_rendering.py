@@ -81,6 +81,18 @@ def test_a_table_has_single_values_and_then_each_list():
             ] == text.splitlines()
 
 
+def test_a_mapping_in_a_table_is_two_columns():
+    """Also one within rows that hold nothing else; settings by their names, sizes readable."""
+    backup = {"ID": "1", "Settings": [{"Name": "keep", "Value": 5, "Filter": ""}], "Tags": [],
+              "Metadata": {"target_bytes": 2048}}
+    text = render({"session": {"kind": "refresh", "until": None}, "status": "OK",
+                   "backups": [{"Backup": backup, "Schedule": None}]}, "table")
+    assert ["status  OK", "", "session", "kind   refresh", "until", "", "backups",
+            "Backup.ID                     1", "Backup.Settings.keep          5",
+            "Backup.Tags                   []", "Backup.Metadata.target_bytes  2.0 KiB", "Schedule"
+            ] == text.splitlines()
+
+
 def test_long_cells_are_cut():
     """At 60 characters, visibly."""
     assert "x" * 59 + "…" == render({"a": "x" * 1000}, "table").split()[-1]

@@ -399,7 +399,7 @@ def test_a_dry_run_lists_what_would_come(backed_up):
                              f"--restore_path={backed_up.back}", "--dry_run")
     assert 0 == done.code, done
     answer = done.answer
-    files = {row["path"]: row["size"] for row in answer["entries"] if not row["folder"]}
+    files = {row["path"]: row["bytes"] for row in answer["entries"] if not row["folder"]}
     expected = {f"{source}/{name}": len(content) for name, content in backed_up.new.items()
                 if name.startswith("docs/") or name.endswith(".jpg")}
     assert expected == files

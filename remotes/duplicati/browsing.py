@@ -78,7 +78,7 @@ class Entry:
 
     def answer(self):
         """The entry as it stands in an answer."""
-        return {"path": self.path, "size": self.size, "folder": self.is_folder,
+        return {"path": self.path, "bytes": self.size, "folder": self.is_folder,
                 "modified": moments.iso(self.modified)}
 
 
