@@ -6,6 +6,7 @@ Guards: one door for everything that goes wrong. Leaves alone: the command line
 It is short, since Python compiles a program anew at each start, but not what that imports.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -16,6 +17,11 @@ from remotes.actions.running import build_context, find_action
 from remotes.command_line import help_text, parse
 from remotes.door import ENDING_SIGNALS, Door
 from remotes.errors import Interrupted, RemotesError
+
+# So many new objects, less those that went, let Python look for garbage. What is imported and
+# read at the start stays: a short run looks less often. One without end looks as usual.
+_SHORT_RUN_OBJECTS = 10_000
+_USUAL_OBJECTS = gc.get_threshold()[0]
 
 
 def _raise_interrupted(number, frame):
@@ -35,7 +41,9 @@ def _run(argv, door):
         text = help_text(find_action(action_name).name if action_name else None)
         return 0 if door.write(text) else 1
     action = find_action(action_name)
-    door.has_emitted = action.name.endswith("_monitor")  # whose stdout is lines from the start
+    if action.name.endswith("_monitor"):
+        door.has_emitted = True  # its stdout is lines from the start
+        gc.set_threshold(_USUAL_OBJECTS)
     context = build_context(action, typed, door.environ, door.tell, door.emit)
     door.form, door.debug = context.values["output"], context.values["debug"]
     if context.values["quiet"]:
@@ -80,4 +88,5 @@ def main(argv=None, environ=None):
 
 
 if __name__ == "__main__":
+    gc.set_threshold(_SHORT_RUN_OBJECTS)
     raise SystemExit(main())

@@ -7,7 +7,6 @@ files (browsing), what tasks do and how they end (tasks), changing (changes).
 Source: protocol page of Duplicati, section 3.
 """
 
-import difflib
 import json
 
 from remotes.duplicati.answers import NO_ENDPOINT, judge
@@ -163,6 +162,8 @@ class Duplicati:
             raise RefusedError(f"{len(found)} backups are named {text!r}: use --id with one of "
                                + ", ".join(found))
         if not found:
+            import difflib  # which no call but this one needs
+
             close = difflib.get_close_matches(text, [name for name, _ in names], n=1)
             raise NotFoundError(f"{self.base} has no backup named {text!r}"
                                 + (f"; did you mean {close[0]!r}?" if close else ""))

@@ -1,7 +1,6 @@
 """Actions on the session with a Duplicati server: login, logout, status."""
 
 import contextlib
-import re
 import sys
 
 from remotes.actions.context import DUPLICATI, Action, Reply
@@ -20,7 +19,6 @@ from remotes.errors import (
 _KEPT_OPTIONS = ("ca_file", "client_certificate", "client_key", "pin", "insecure", "basic_user",
                  "basic_password_file", "password_file")
 _SHOWN_SCHEDULES = 5
-_BACKUP_ID = re.compile(r"[\w-]+", re.ASCII)
 # The state of a server that cannot be asked for it, by the error; "away" for all others.
 _TROUBLES = {LoginError: "refused", SettingsError: "wrong", CertificateError: "untrusted"}
 
@@ -206,8 +204,10 @@ def _rows(state, name):
 
 def _task(server, names, row, *, has_task=True):
     """A task of the state: its number, and the backup by ID and name."""
+    import re
+
     backup_id = row.get("Item2")
-    if not isinstance(backup_id, str) or not _BACKUP_ID.fullmatch(backup_id):
+    if not isinstance(backup_id, str) or not re.fullmatch(r"[\w-]+", backup_id, re.ASCII):
         backup_id = None  # a task that is no backup's
     if backup_id not in names:
         names[backup_id] = _name(server, backup_id)
