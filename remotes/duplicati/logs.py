@@ -207,7 +207,7 @@ class LiveLog(_Log):
         return self._server.live_log(level=self._level, after=after, page_size=size)
 
 
-def follow(log, show, tell, stop, seconds=2.0, longest_seconds=60.0):
+def follow(log, show, tell, stop, seconds=1.0, longest_seconds=60.0):
     """Calls `show(row)` for the last rows and each new one, until `stop(seconds)` is true.
 
     `stop` waits so long, or until it is known that it is enough. A server that is away, and a
