@@ -1,12 +1,15 @@
 """transport.py: a whole answer, or an error of ours; against servers without manners."""
 
 import datetime
+import email
+import email.policy
 import inspect
 import socket
 import ssl
 import subprocess
 import sys
 import time
+import urllib.parse
 
 import pytest
 import requests
@@ -29,11 +32,13 @@ from tests.conftest import PROJECT
 from tests.rude import Rude, answer
 
 
-def exchange(url, *, method="GET", timeout_seconds=5.0, document=None, headers=None, **options):
+def exchange(url, *, method="GET", timeout_seconds=5.0, document=None, form=None, parts=None,
+             headers=None, patience_seconds=0.0, **options):
     """One exchange over a connection of its own."""
     line = Transport(timeout_seconds=timeout_seconds, **options)
     try:
-        return line.exchange(method, url, document=document, headers=headers)
+        return line.exchange(method, url, document=document, form=form, parts=parts,
+                             headers=headers, patience_seconds=patience_seconds)
     finally:
         line.close()
 
@@ -149,6 +154,45 @@ def test_a_name_that_is_not_known_is_for_now():
     assert (75, False) == (error.exit_code, error.maybe_done)
 
 
+def test_patience_is_for_the_beginning_of_an_answer():
+    """A server that is asked to answer later may; one that says nothing for longer than both ends
+    with a time-out, and without patience so does the first.
+    """
+    def late(server, connection, request):
+        server.ended.wait(0.6)
+        return answer(200, {"n": 1})(server, connection, request)
+
+    with Rude(late) as server:
+        assert {"n": 1} == exchange(server.url, timeout_seconds=0.2, patience_seconds=5).json
+        assert "time_out" == failure(server.url, timeout_seconds=0.2).kind
+    with Rude(rude.stall) as server:
+        begun = time.monotonic()
+        error = failure(server.url, timeout_seconds=0.2, patience_seconds=0.4)
+    assert ("time_out", True) == (error.kind, error.still_working)
+    assert 0.6 <= time.monotonic() - begun < 2.5
+
+
+def test_patience_is_for_one_exchange_only():
+    """The next one over the same connection has none."""
+    with Rude(rude.in_turn(answer(200, {}), rude.stall)) as server:
+        line = Transport(timeout_seconds=0.2)
+        line.exchange("GET", server.url, patience_seconds=60)
+        begun = time.monotonic()
+        with pytest.raises(UnavailableError):
+            line.exchange("GET", server.url)
+        line.close()
+    assert time.monotonic() - begun < 2.5
+
+
+def test_a_dribbled_answer_ends_in_spite_of_patience():
+    """The time for the whole grows by what was granted, and by no more."""
+    with Rude(rude.dribble_body) as server:
+        begun = time.monotonic()
+        error = failure(server.url, timeout_seconds=0.1, patience_seconds=0.5)
+    assert ("time_out", True) == (error.kind, error.still_working)
+    assert 1.4 < time.monotonic() - begun < 10
+
+
 def test_an_answer_that_is_no_json_is_an_answer():
     """What it means is not for the transport to say."""
     with Rude(rude.html) as server:
@@ -189,6 +233,48 @@ def test_a_gigabyte_is_refused_in_bounded_memory(manner, tmp_path):
     assert (78, 1) == (process.returncode, len(told)), process
     assert "more than 64 MiB" in told[0]
     assert int(megabytes) < 160
+
+
+_REDIRECTED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from remotes.errors import ForeignServerError
+from remotes.transport import Transport
+from tests.processes import peak_kilobytes
+try:
+    Transport().exchange("GET", sys.argv[2])
+except ForeignServerError as error:
+    print(error)
+print(peak_kilobytes() // 1024)
+"""
+
+
+def test_a_redirect_of_a_gigabyte_is_refused_in_bounded_memory():
+    """requests reads the body of a redirect whole, followed or not; and the message shows no
+    query, where tokens for one export stand.
+    """
+    def redirect(server, connection, request):
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nConnection: close\r\n\r\n")
+        for _ in range(rude.GIGABYTE >> 20):
+            connection.sendall(bytes(1 << 20))
+
+    with Rude(redirect) as server:
+        process = subprocess.run(
+            [sys.executable, "-c", _REDIRECTED, str(PROJECT), f"{server.url}export?token=secret"],
+            capture_output=True, text=True, timeout=60)
+    told, megabytes = process.stdout.splitlines()
+    assert (0, "") == (process.returncode, process.stderr)
+    assert told.startswith(f"{server.url}export answers with more than 64 MiB")
+    assert "secret" not in told
+    assert int(megabytes) < 160
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://evil.example:99999/", "\xff", ""])
+def test_a_redirect_to_what_is_no_address_is_an_answer(location):
+    """Where it leads is not for the transport to say, or to stumble over."""
+    with Rude(answer(302, b"there", {"Location": location})) as server:
+        got = exchange(server.url)
+    assert (302, b"there") == (got.status, got.body)
 
 
 # -- translation -------------------------------------------------------------------------
@@ -338,7 +424,112 @@ def test_what_is_sent_is_json_with_our_headers():
     assert b'{"a": "\\u00e4"}' == request.body
 
 
+def test_a_form_is_sent_as_a_browser_does():
+    """What must be escaped is: `+`, `/`, `=`, `&`, and letters of any script."""
+    form = {"get-nonce": "1", "password": "a+b/c==&d", "name": "pässwörd %"}
+    with Rude(answer(200, {})) as server:
+        exchange(server.url, method="POST", form=form)
+        (request,) = server.requests
+    assert "application/x-www-form-urlencoded" == request.headers["content-type"]
+    assert form == dict(urllib.parse.parse_qsl(request.body.decode("ascii"), strict_parsing=True))
+
+
+def test_an_empty_document_is_one_and_none_is_no_body():
+    """`{}` is sent as it is; nothing at all where there is nothing to send."""
+    with Rude(answer(200, {})) as server:
+        exchange(server.url, method="POST", document={})
+        exchange(server.url, method="POST")
+        first, second = server.requests
+    assert (b"{}", "application/json") == (first.body, first.headers["content-type"])
+    assert (b"", "0", None) == (second.body, second.headers.get("content-length"),
+                                second.headers.get("content-type"))
+
+
+def test_parts_are_a_form_with_files():
+    """Multipart, read back by the standard library: a field without a file's name, one with."""
+    content = bytes(range(256)) + b"\r\n--boundary\r\n"
+    with Rude(answer(200, {})) as server:
+        exchange(server.url, method="POST", parts={
+            "passphrase": (None, "päss".encode()), "config": ("backup.json", content)})
+        (request,) = server.requests
+    head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + request.body, policy=email.policy.HTTP)
+    found = {part.get_param("name", header="content-disposition"):
+             (part.get_filename(), part.get_payload(decode=True)) for part in message.iter_parts()}
+    assert {"passphrase": (None, "päss".encode()), "config": ("backup.json", content)} == found
+
+
 # -- certificates ----------------------------------------------------------------------------
+
+def sha256_of(server):
+    """The SHA-256 of the certificate that a server shows, by openssl's reckoning."""
+    certificate = ssl.get_server_certificate(("127.0.0.1", server.port))
+    done = subprocess.run(["openssl", "x509", "-noout", "-fingerprint", "-sha256"],
+                          input=certificate, capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.strip().partition("=")[2].replace(":", "").lower()
+
+
+def test_a_pinned_certificate_is_trusted_whoever_signed_it(contexts):
+    """Nobody has to vouch for it; its name and its end do not matter either."""
+    with Rude(answer(200, {"n": 1}), ssl_context=contexts[0]) as server:
+        pin = sha256_of(server)
+        for options in ({"pin": pin}, {"pin": pin, "is_insecure": True}):
+            assert {"n": 1} == exchange(server.url, **options).json
+
+
+@pytest.mark.parametrize("options", [{}, {"is_insecure": True}], ids=["alone", "and insecure"])
+def test_another_certificate_than_the_pinned_one_is_14(authority, contexts, options):
+    """Also one that an authority vouches for; the message tells its SHA-256, nothing was sent."""
+    with Rude(answer(200, {}), ssl_context=contexts[0]) as server:
+        pin = sha256_of(server)
+        error = failure(server.url, pin="0" * 64, ca_file=authority.ca_file, **options)
+        assert (CertificateError, 14, []) == (type(error), error.exit_code, server.requests)
+    assert "is not the pinned one" in str(error) and pin in str(error)
+
+
+def test_a_pinned_certificate_that_has_ended_or_is_of_another_name_will_do(tmp_path):
+    """Appliances show such ones for years."""
+    own = Authority(tmp_path)
+    context = own.context("elsewhere.test", end=datetime.datetime(2001, 1, 1))
+    with Rude(answer(200, {"n": 1}), ssl_context=context) as server:
+        assert {"n": 1} == exchange(server.url, pin=sha256_of(server)).json
+
+
+def test_insecure_trusts_any_certificate_without_a_warning(contexts, recwarn):
+    """It was asked for; a warning at each request tells nobody anything new."""
+    with Rude(answer(200, {"n": 1}), ssl_context=contexts[0]) as server:
+        assert {"n": 1} == exchange(server.url, is_insecure=True).json
+    assert [] == list(recwarn)
+
+
+def test_insecure_and_a_pin_beat_the_authorities_of_the_environment(
+        contexts, monkeypatch, tmp_path):
+    """$REQUESTS_CA_BUNDLE names others, or a file that is not there."""
+    for path in (Authority(tmp_path, "other").ca_file, str(tmp_path / "missing.pem")):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", path)
+        with Rude(answer(200, {}), ssl_context=contexts[0]) as server:
+            assert 200 == exchange(server.url, is_insecure=True).status
+            assert 200 == exchange(server.url, pin=sha256_of(server)).status
+
+
+def test_a_fingerprint_is_that_of_the_certificate_shown(contexts):
+    """As openssl reckons it; no request is made for it."""
+    with Rude(answer(200, {}), ssl_context=contexts[0]) as server:
+        assert sha256_of(server) == transport.fingerprint(server.url, 5)
+        assert [] == server.requests
+
+
+@pytest.mark.parametrize("manner", [rude.close_early, rude.speak_another_protocol, rude.stall],
+                         ids=lambda manner: manner.__name__)
+def test_where_there_is_no_certificate_there_is_no_fingerprint(manner):
+    """None: no TLS, no answer within the time, no server, no address."""
+    with Rude(manner, is_deaf=True) as server:
+        assert transport.fingerprint(server.url.replace("http:", "https:"), 0.3) is None
+    for url in ("https://127.0.0.1:1/", "https://no-such-host.invalid/", "https:///", "https://a:b/",
+                "no URL"):
+        assert transport.fingerprint(url, 1) is None
+
+
 
 def test_a_certificate_that_is_not_trusted_is_14(contexts):
     """And the message names --ca_file."""
