@@ -3,6 +3,7 @@ whatever happens to the server, the session and the client meanwhile.
 """
 
 import contextlib
+import http.server
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 
 import pytest
+import requests
 
 from tests.conftest import PASSWORD, PROJECT, RELEASES, job
 
@@ -17,8 +19,10 @@ ALL = pytest.mark.parametrize("release", RELEASES)
 
 
 @contextlib.contextmanager
-def meanwhile(steps):
-    """`steps()` in a thread, while the test's own thread waits for the client."""
+def meanwhile(server, steps):
+    """`steps()` in a thread, while the test's own thread waits for the client. If they fail,
+    what is held at the server is let go, so that the client's wait has an end.
+    """
     failed = []
 
     def walk():
@@ -26,6 +30,8 @@ def meanwhile(steps):
             steps()
         except BaseException as error:
             failed.append(error)
+            for name in ("Home", "First", "Other"):
+                server.state.release(name)
 
     thread = threading.Thread(target=walk, daemon=True)
     thread.start()
@@ -204,7 +210,7 @@ def test_a_token_that_expires_three_times_is_renewed_each_time(play, operator, r
                 lambda newest=newest: newest in state.requests[-1][1], 10)
         state.release("Home")
 
-    with meanwhile(expire_three_times):
+    with meanwhile(server, expire_three_times):
         result = host.inside("duplicati_run", "--id=1", "--wait")
     assert (0, "success") == (result.code, the_task(result)["result"]), result
     assert renewals() >= 3
@@ -221,7 +227,7 @@ def test_a_server_that_restarts_has_interrupted_the_run(play, operator, release)
         assert server.state.wait_reached("Home") and waits(server)
         server.state.crash_and_restart()
 
-    with meanwhile(crash):
+    with meanwhile(server, crash):
         result = host.inside("duplicati_run", "--id=1", "--wait")
     assert (4, "interrupted") == (result.code, the_task(result)["result"]), result
     assert "anew" in the_task(result)["why"]
@@ -258,7 +264,7 @@ def test_a_run_that_is_under_way_is_the_one_that_is_meant(play, operator, releas
         assert waits(server, seen)
         server.state.release("Home")
 
-    with meanwhile(go_on):
+    with meanwhile(server, go_on):
         result = other.inside("duplicati_run", "--id=1", "--wait")
     assert (3, the_task(first)["task"]) == (result.code, the_task(result)["task"]), result
     assert [the_task(first)["task"]] == list(server.state.tasks)
@@ -322,7 +328,7 @@ def test_a_task_of_somebody_else_can_be_waited_for(play, operator, release):
         assert waits(server, seen)
         server.state.release("Home")
 
-    with meanwhile(go_on):
+    with meanwhile(server, go_on):
         result = other.inside("duplicati_wait", f"--task={number}")
     assert (3, "warning") == (result.code, the_task(result)["result"]), result
     assert 10 == other.inside("duplicati_wait", "--task=4711").code
@@ -354,8 +360,6 @@ def serve_program(folder, release, port=0):
 
 def control(port, path, method="POST"):
     """One of the demo server's own endpoints; gives the JSON."""
-    import requests
-
     return requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=60).json()
 
 
@@ -392,3 +396,84 @@ def test_a_killed_server_deceives_nobody(operator, tmp_path, release, winner):
     told = json.loads(out)["tasks"][0]
     assert the_task(ran)["task"] == told["task"]
     assert (4, "interrupted") == (waiting.returncode, told["result"]), (out, err)
+
+
+@ALL
+def test_an_answer_that_is_lost_is_not_taken_for_a_start(play, operator, release):
+    """A run whose answer does not come: 75 if the server does not have it, however many runs of
+    that backup it had before; the run that is there if it has it.
+    """
+    server = play(release, job("Home"))
+    host = operator(server)
+    assert 0 == host.inside("duplicati_run", "--id=1", "--wait").code
+    url = host.kept()["url"]
+    for reaches, code in ((False, 75), (True, 0)):
+        server.state.hold("Home")
+        with Losing(server.url, "/run", reaches) as losing:
+            change(host, url=losing.url)
+            result = host.inside("duplicati_run", "--id=1")
+            assert code == result.code, result
+        change(host, url=url)
+        server.state.release("Home")
+    assert 0 == host.inside("duplicati_wait", f"--task={the_task(result)['task']}").code
+
+
+def change(host, **kept):
+    """Changes what the settings keep of the server."""
+    document = host.document()
+    document["duplicati"]["servers"]["default"].update(kept)
+    host.settings.write_text(json.dumps(document))
+
+
+class Losing:
+    """A proxy before the server at `url` that breaks off where a path ends in `tail`; with
+    `reaches` after the server has had the request.
+    """
+
+    def __init__(self, url, tail, reaches):
+        self._target, self._tail, self._reaches = url, tail, reaches
+
+    def __enter__(self):
+        losing = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def pass_on(self):
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                is_lost = self.path.endswith(losing._tail)
+                self.close_connection = True
+                if not is_lost or losing._reaches:
+                    answer = requests.request(
+                        self.command, losing._target + self.path[1:], data=body, timeout=60,
+                        headers={name: value for name, value in self.headers.items()
+                                 if name.lower() not in ("host", "connection")},
+                        allow_redirects=False)
+                if is_lost:
+                    return
+                self.send_response(answer.status_code)
+                for name, value in answer.headers.items():
+                    if name.lower() not in ("connection", "content-length", "date", "server",
+                                            "content-encoding", "transfer-encoding"):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer.content)))
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            do_GET = do_POST = pass_on
+
+            def log_message(self, *words):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        return self
+
+    def __exit__(self, *error):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

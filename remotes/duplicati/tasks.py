@@ -8,7 +8,7 @@ Source: protocol page of Duplicati, sections 2.7 (8), 3.3 and 4.1.
 """
 
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from remotes.duplicati import moments
 from remotes.errors import NotFoundError, RemotesError, UnavailableError
@@ -31,6 +31,8 @@ class Started:
     `event`: the server's LastEventID before it, which only falls when the server restarts.
     `error_stamp`: the backup's LastErrorDate before it. `started_at`: the server's
     TaskStarted (aware datetime), once it is known. `has_row`: whether an end leaves a row.
+    `others`: numbers of the backup's tasks that ran or waited before it. `notified`: the server's
+    LastNotificationUpdateID before it.
     """
 
     number: int
@@ -43,6 +45,8 @@ class Started:
     error_stamp: str = ""
     started_at: object = None
     has_row: bool = True
+    others: list = field(default_factory=list)
+    notified: int = None
 
     def kept(self):
         """As a mapping for the settings."""
@@ -53,10 +57,11 @@ class Started:
     @classmethod
     def from_kept(cls, found):
         """From a mapping of the settings, whatever somebody made of it."""
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         started = cls(**{name: value for name, value in found.items() if name in known})
         started.started_at = moments.parse(started.started_at)
         started.asked_at = float(started.asked_at or 0)
+        started.others = started.others if isinstance(started.others, list) else []
         return started
 
 
@@ -74,10 +79,13 @@ def note(server, backup_id, operation, *, has_row=True):
         numbers = []  # its database is busy
     # No row can also mean that a task of it runs (2.1 to 2.3.0): it is not known then.
     row = max(numbers, default=0 if server.is_legacy else None)
-    event = server.state().get("LastEventID")
+    state = server.state()
+    event, notified = state.get("LastEventID"), state.get("LastNotificationUpdateID")
     return Started(None, str(backup_id), str(found.get("Name") or ""), operation, row=row,
                    event=event if isinstance(event, int) else None,
-                   error_stamp=str(metadata.get("LastErrorDate") or ""), has_row=has_row)
+                   error_stamp=str(metadata.get("LastErrorDate") or ""), has_row=has_row,
+                   others=numbers_of(state, str(backup_id)),
+                   notified=notified if isinstance(notified, int) else None)
 
 
 def start(server, started, request):
@@ -90,10 +98,10 @@ def start(server, started, request):
     try:
         answer = request()
     except UnavailableError as error:
-        if not error.maybe_done:
+        # The answer was lost. A backup is not queued twice: one that is there is the one.
+        if not error.maybe_done or started.operation != "Backup":
             raise
-        # The answer was lost: if there is such a task now, it is the one.
-        started.number = _found(server, started, former)
+        started.number = _seen(server, started)
         if started.number is None:
             raise
         return started
@@ -122,12 +130,23 @@ def _found(server, started, former):
     return None
 
 
+def _seen(server, started):
+    """The number of the task that runs or waits for the backup now; None if none is seen."""
+    try:
+        return number_of(server.state(), started.backup_id)
+    except UnavailableError:
+        return None
+
+
+def numbers_of(state, backup_id):
+    """The numbers of the tasks that run or wait for a backup, from a serverstate."""
+    return [task["Item1"] for task in [state.get("ActiveTask"), *state["SchedulerQueueIds"]]
+            if task and str(task.get("Item2")) == backup_id]
+
+
 def number_of(state, backup_id):
-    """The number of the task that runs or waits for a backup, from a serverstate, or None."""
-    for task in [state.get("ActiveTask"), *(state.get("SchedulerQueueIds") or [])]:
-        if isinstance(task, dict) and str(task.get("Item2")) == backup_id:
-            return task.get("Item1")
-    return None
+    """The number of the task that runs, or waits first, for a backup, or None."""
+    return next(iter(numbers_of(state, backup_id)), None)
 
 
 def adopt(server, number):
@@ -136,8 +155,8 @@ def adopt(server, number):
     Errors: NotFoundError.
     """
     state = server.state()
-    for task in [state.get("ActiveTask"), *(state.get("SchedulerQueueIds") or [])]:
-        if isinstance(task, dict) and task.get("Item1") == number and task.get("Item2"):
+    for task in [state.get("ActiveTask"), *state["SchedulerQueueIds"]]:
+        if task and task["Item1"] == number and task.get("Item2"):
             started = note(server, str(task["Item2"]), _operation_of(server, number))
             started.number, started.asked_at = number, time.time()
             return started
