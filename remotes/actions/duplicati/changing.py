@@ -62,7 +62,7 @@ def _assigned_value(context, path, value):
         return value[1:] if value.startswith("@@") else files.read_secret(value[1:], path)
     if is_secret(path.removeprefix("Settings."), value) or masked_text(value) != value:
         context.tell(f"--set {path}: a secret on a command line can be seen by everybody on this"
-                     f" host while the client runs: --set {path}=@FILE reads it from a file")
+                     " host while the client runs: @FILE in its place reads it from a file")
     return value
 
 
