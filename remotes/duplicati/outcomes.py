@@ -11,22 +11,24 @@ import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from remotes.duplicati import moments
-from remotes.errors import NotFoundError, RemotesError, UnavailableError
+from remotes.duplicati import moments, tasks
+from remotes.errors import NotFoundError, RemotesError, UnavailableError, WaitTimeoutError
 
 # result -> exit code: what a script does next.
 EXIT_CODES = {"success": 0, "warning": 3, "error": 4, "aborted": 4, "interrupted": 4, "unknown": 4}
 _PARSED = {"Success": "success", "Warning": "warning", "Error": "error", "Fatal": "error"}
 _ABORT_WORDS = ("ThreadAbortException", "TaskCanceledException", "OperationCanceledException",
                 "A task was canceled")
-# Begin and end of a run by its row, and of its task, lie within that.
-_SLACK = timedelta(seconds=1)
+# A row bears the second in which it was written; its run lies between begin and end of its task.
+_SECOND = timedelta(seconds=1)
 # Clocks are compared within that.
 _JUST_BEFORE = timedelta(seconds=1)
 # A row of a run that was cut off by a restart began before it was last seen to run.
 _LATEST = timedelta(seconds=0.05)
 _PAGES = 5
 _PAGE_ROWS = 50
+# A row is a run's own if their times have at least that part of the shorter one in common.
+_LEAST_PART = 0.5
 _LOCK_WAIT_SECONDS, _LOCK_PAUSE_SECONDS = 30.0, 0.25
 # Operations that leave a row only if there was something to do (2.0 and 2.1).
 _MAY_LEAVE_NO_ROW = ("Compact", "Vacuum")
@@ -77,10 +79,14 @@ class Outcome:
         }
 
 
-def find(server, started, ending):
-    """The Outcome of the task of `started`, whose waiting ended with `ending`."""
+def find(server, started, ending, deadline=None):
+    """The Outcome of the task of `started`, whose waiting ended with `ending`.
+
+    Errors: UnavailableError while another task of the backup has the database and the result
+    cannot be read (WaitTimeoutError after `deadline`, monotonic seconds); it can be found later.
+    """
     window = _Window(server, started, ending)
-    row = _row(server, started, window) if started.has_row else None
+    row = _row(server, started, ending, window, deadline) if started.has_row else None
     if row is not None:
         return of_row(row, ending.task)
     return _without_row(server, started, ending, window)
@@ -96,13 +102,13 @@ class _Window:
     """
 
     def __init__(self, server, started, ending):
-        self.earliest = started.started_at - _SLACK if started.started_at else None
+        self.earliest = started.started_at
         self.latest = self.ended_after = None
         is_cut = ending.state != "over" or ending.is_doubted
         if is_cut or self.earliest is None and started.row is None:
-            self._reckon(started, ending, is_cut, _clock_offset(server))
+            self._reckon(started, ending, is_cut, _clock_offset(server)[0])
         elif finished := moments.parse((ending.task or {}).get("TaskFinished")):
-            self.latest = finished + _SLACK
+            self.latest = finished
 
     def _reckon(self, started, ending, is_cut, offset):
         """Bounds from this machine's clock, which the server's is ahead of by `offset`."""
@@ -122,36 +128,123 @@ class _Window:
             return False
         if started.row is not None and _number(row) <= started.row:
             return False
-        if self.earliest is not None:
-            return began is not None and began >= self.earliest
+        if self.earliest is not None:  # one task at a time: the one before was over by then
+            return began is not None and (ended or began) >= self.earliest
         if started.row is not None:
             return True
         return self.ended_after is not None and ended is not None and ended >= self.ended_after
 
 
 def _clock_offset(server):
-    """How much the server's clock is ahead of this machine's (timedelta), or None; rather too
-    much than too little, by the time that the answer takes.
+    """(offset, span): how much the server's clock is ahead of this machine's, rather too much than
+    too little, by `span` at most. The first is None if it is not known.
     """
-    here = moments.parse(time.time())
+    here = time.time()
     try:
         there = moments.parse(server.system_info().get("ServerTime"))
     except RemotesError:
-        return None
-    return None if there is None else there - here
+        there = None
+    span = timedelta(seconds=max(0.0, time.time() - here))
+    return None if there is None else there - moments.parse(here), span
 
 
-def _row(server, started, window):
+def _row(server, started, ending, window, deadline):
     """The result of the run from its row: the first that fits; None if there is none."""
+    found = _readable_rows(server, started, ending, window, deadline)
+    if not found:
+        return None
+    if window.earliest is not None or ending.state != "over":
+        return found[-1]["Result"]
+    results = [row["Result"] for row in found]
+    if ending.others:
+        return _row_by_time(server, started, ending, results)
+    # A run that left no row (2.0) is not that of a later one, which does not note an error.
+    return None if _has_failed_before(server, started, results) else results[-1]
+
+
+def _has_failed_before(server, started, results):
+    """Whether the backup notes an error that is none of `results`, from before the first one's end,
+    which was good."""
+    first, ended = of_row(results[-1]), moments.parse(results[-1].get("EndTime"))
+    if first.exit_code == 4 or ended is None or _last_error(server, started) is None:
+        return False
+    at = moments.parse(_metadata(server, started).get("LastErrorDate"))
+    is_told = any(outcome.exit_code == 4 and outcome.ended and at
+                  and abs(outcome.ended - at) <= _SECOND for outcome in map(of_row, results))
+    return at is not None and at <= ended and not is_told
+
+
+def _row_by_time(server, started, ending, results):
+    """The result that is the run's own, where other tasks of the backup ran before and after it,
+    and the release tells no times of tasks: by this machine's clock. None if it cannot be told.
+    """
+    offset, span = _clock_offset(server)
+    if ending.ran_at is None or offset is None:
+        # It was over when somebody first looked. If all of them are good, so is its own; if all
+        # of them are bad, so is its own, or it left none.
+        codes = {of_row(result).exit_code for result in results}
+        is_clear = codes == {4} or codes == {0} and len(results) > ending.others \
+            and _last_error(server, started) is None
+        return results[-1] if is_clear else None
+    begin, end = (moments.parse(at) + offset - span / 2 for at in (ending.ran_at, ending.over_at))
+
+    def common(result):
+        """(seconds that the row's time has in common with that in which the run was seen, the
+        part that this is of the shorter one)."""
+        began, ended = (moments.parse(result.get(name)) for name in ("BeginTime", "EndTime"))
+        if began is None or ended is None:
+            return 0.0, 0.0
+        shorter = min(ended - began, end - begin).total_seconds()
+        seconds = (min(ended, end) - max(began, begin)).total_seconds()
+        return seconds, seconds / shorter if shorter > 0 else 0.0
+
+    best = max(results, key=common)
+    return best if common(best)[1] >= _LEAST_PART else None
+
+
+def _readable_rows(server, started, ending, window, deadline):
+    """Rows that may be the run's; waits a while for a database that another task has."""
+    until = time.monotonic() + _LOCK_WAIT_SECONDS
+    while True:
+        locked = None
+        try:
+            found = _rows(server, started, window)
+        except NotFoundError:
+            return []  # the backup is gone
+        except UnavailableError as error:
+            if error.kind not in ("database_locked", "server_error"):
+                raise
+            found, locked = [], error
+        # While a task of the backup runs, its log is empty (2.1 to 2.3.0), or locked (today).
+        is_hidden = locked is not None or not found and ending.others \
+            and tasks.numbers_of(server.state(), started.backup_id)
+        if not is_hidden or (ending.task or {}).get("Status") == "Failed":
+            return found
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            raise WaitTimeoutError(f"task {started.number} of backup {started.backup_id} is over;"
+                                   " how it ended cannot be read yet: another task of it runs")
+        if now >= until:
+            if locked is None or locked.kind == "database_locked":
+                raise locked or UnavailableError(
+                    f"task {started.number} of backup {started.backup_id} is over; how it ended"
+                    " cannot be read while another task of it runs", kind="database_locked")
+            return []
+        left = _LOCK_PAUSE_SECONDS if deadline is None else deadline - now
+        time.sleep(min(_LOCK_PAUSE_SECONDS, left))
+
+
+def _rows(server, started, window):
+    """Rows of the log that fit what is known of the run, newest first."""
     before, found = None, []
     for _ in range(_PAGES):
-        rows = _log(server, started.backup_id, before)
+        rows = server.log(started.backup_id, page_size=_PAGE_ROWS, before=before)
         found += [row for row in rows if _is_result_of(row, started.operation)
                   and window.holds(row, started)]
         if len(rows) < _PAGE_ROWS or _is_older(rows[-1], started, window):
             break
         before = rows[-1].get("ID")
-    return found[-1]["Result"] if found else None
+    return found
 
 
 def _is_result_of(row, operation):
@@ -170,24 +263,8 @@ def _is_older(row, started, window):
     """Whether a row is from before the run, so that no older one is of use."""
     stamp = moments.parse(row.get("Timestamp"))
     if window.earliest is not None and stamp is not None:
-        return stamp < window.earliest
+        return stamp < window.earliest - _SECOND
     return started.row is not None and _number(row) <= started.row
-
-
-def _log(server, backup_id, before):
-    """A page of the log; waits a while for a database that the next task has locked."""
-    until = time.monotonic() + _LOCK_WAIT_SECONDS
-    while True:
-        try:
-            return server.log(backup_id, page_size=_PAGE_ROWS, before=before)
-        except NotFoundError:
-            return []  # the backup is gone
-        except UnavailableError as error:
-            if time.monotonic() >= until:
-                if error.kind == "database_locked" or error.kind == "server_error":
-                    return []
-                raise
-            time.sleep(_LOCK_PAUSE_SECONDS)
 
 
 def of_row(row, task=None):
@@ -265,19 +342,24 @@ def _phase_is_error(server, started):
     return state.get("TaskID") == started.number and state.get("Phase") == "Error"
 
 
+def _metadata(server, started):
+    """The backup's metadata, a mapping; an empty one if it is gone."""
+    try:
+        found = server.backup(started.backup_id)["Backup"].get("Metadata")
+    except NotFoundError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _last_error(server, started):
     """The backup's LastErrorMessage, if it is newer than the run's start; else None."""
-    try:
-        metadata = server.backup(started.backup_id)["Backup"].get("Metadata")
-    except NotFoundError:
-        return None
-    metadata = metadata if isinstance(metadata, dict) else {}
+    metadata = _metadata(server, started)
     stamp = metadata.get("LastErrorDate")
     if not stamp or str(stamp) == started.error_stamp and started.asked_at:
         return None
     if not started.asked_at:  # started elsewhere: what was there before is not known
         at = moments.parse(stamp)
-        if started.started_at is None or at is None or at < started.started_at - _SLACK:
+        if started.started_at is None or at is None or at < started.started_at - _SECOND:
             return None
     return str(metadata.get("LastErrorMessage") or "the backup notes an error")
 
@@ -287,10 +369,14 @@ def _notified(server, started, window, ending):
     earliest = window.earliest or window.ended_after
     if earliest is None or ending.state != "over":
         return []
+    if started.notified is not None \
+            and server.state().get("LastNotificationUpdateID") == started.notified:
+        return []  # those that there are were there before
     found = []
     for row in server.notifications():
         at = moments.parse(row.get("Timestamp"))
-        is_ours = str(row.get("BackupID")) == started.backup_id and at and at >= earliest
+        is_ours = str(row.get("BackupID")) == started.backup_id and at \
+            and at >= earliest - _SECOND
         if is_ours and row.get("Type") in ("Error", "Warning"):
             found.append((row["Type"], " ".join(str(row.get("Message")).split())[:300]))
     return sorted(found, key=lambda pair: pair[0] != "Error")

@@ -11,17 +11,19 @@ import time
 from collections import namedtuple
 
 from remotes.duplicati import moments
-from remotes.duplicati.tasks import number_of
+from remotes.duplicati.tasks import number_of, numbers_of
 from remotes.errors import NotFoundError, RefusedError, UnavailableError, WaitTimeoutError
 
-# A long poll lasts so long; the server allows no less than the second.
-POLL_SECONDS = 25
+# A long poll lasts so long (three of them are a minute); the server allows no less than the second.
+POLL_SECONDS = 20
 _LEAST_POLL_SECONDS = 10
 # Where long polls do not work: from so often to so seldom.
 _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
 # A long poll that comes back sooner than that without news does not work.
 _QUICK_SECONDS = 1.0
 _QUICK_POLLS = 3
+# A server that has news all the time is not asked all the time: after so many, with pauses.
+_BUSY_POLLS = 8
 # A server that is away is asked again, from so often to so seldom, and no longer than that.
 _AWAY_SECONDS, _LONGEST_AWAY_SECONDS, AWAY_LIMIT_SECONDS = 0.25, 15.0, 900.0
 # TaskStarted is set twice (section 0.1): within the first; where there is reason to doubt that
@@ -33,8 +35,11 @@ _UNKNOWN_LOOKS, _UNKNOWN_PAUSE_SECONDS = 3, 0.15
 # How the waiting ended. state: "over" (task: what the server says of it), "forgotten" (the
 # server does not know it any more), "restarted" (the server was, while it went on).
 # seen_at: Unix seconds of the last look at which it surely ran or waited, or None. is_doubted:
-# whether the server may have been started anew since, and this release does not tell.
-Ending = namedtuple("Ending", "state task seen_at is_doubted", defaults=(False,))
+# whether the server may have been started anew since, and this release does not tell. ran_at,
+# over_at: Unix seconds of the first look at which it ran (or None), and of the last one.
+# others: how many other tasks of the backup were seen from its start to its end.
+Ending = namedtuple("Ending", "state task seen_at is_doubted ran_at over_at others",
+                    defaults=(False, None, None, 0))
 
 
 class Wait:
@@ -55,10 +60,11 @@ class Wait:
         self._pause = pause
         self._event = started.event  # LastEventID of the last look
         self._seen = None  # the last look at which it surely was there, Unix seconds
-        self._seen_running = False
+        self._ran_at = None
+        self._others = set(started.others)
         self._is_doubted = False  # whether the server may have been started anew
         self._polls_long = True
-        self._quick = 0
+        self._quick = self._idle = 0  # polls that came back at once, and those without news
         self._pause_seconds = _PAUSE_SECONDS
         self._renewals = server.session.renewals
         self._is_checked = False  # whether it is known that the number is this task's
@@ -97,6 +103,7 @@ class Wait:
                 return self._unless_ours(self._ending("restarted")), "lost"
         if self._started.number is None:
             self._started.number = number_of(state, self._started.backup_id)
+        self._others.update(numbers_of(state, self._started.backup_id))
         place = self._place(state)
         if place == "foreign":
             return self._ending("restarted"), "lost"
@@ -112,10 +119,10 @@ class Wait:
         """Where the task stands in a serverstate: running, queued, foreign, or None."""
         number, backup_id = self._started.number, self._started.backup_id
         active = state.get("ActiveTask")
-        if isinstance(active, dict) and active.get("Item1") == number:
+        if active and active["Item1"] == number:
             return "running" if str(active.get("Item2")) == backup_id else "foreign"
-        for task in state.get("SchedulerQueueIds") or []:
-            if isinstance(task, dict) and task.get("Item1") == number:
+        for task in state["SchedulerQueueIds"]:
+            if task["Item1"] == number:
                 return "queued" if str(task.get("Item2")) == backup_id else "foreign"
         return None
 
@@ -173,14 +180,16 @@ class Wait:
 
     def _see(self, place, state):
         # What is seen in doubt may be another task: a run that was seen before has begun by then.
-        self._is_doubted = self._is_doubted and self._seen_running
+        self._is_doubted = self._is_doubted and self._ran_at is not None
         if not self._is_doubted:
             self._seen = time.time()
-            self._seen_running = self._seen_running or place == "running"
+            if place == "running" and self._ran_at is None:
+                self._ran_at = self._seen
         self._on_look(place, state)
 
     def _ending(self, state, task=None):
-        return Ending(state, task, self._seen, self._is_doubted)
+        return Ending(state, task, self._seen, self._is_doubted, self._ran_at, time.time(),
+                      len(self._others - {self._started.number}))
 
     # -- between two looks -----------------------------------------------------------
 
@@ -190,22 +199,32 @@ class Wait:
         longest = POLL_SECONDS if left is None else min(POLL_SECONDS, int(left))
         if not self._polls_long or self._event is None or longest < _LEAST_POLL_SECONDS:
             return self._polled(left)
+        if self._quick >= _BUSY_POLLS:
+            self._rest(left)
         asked, event = self._clock(), self._event
         try:
             state = self._server.state(after_event=event, wait_seconds=longest)
         except RefusedError:
             self._polls_long = False
             return self._polled(left)
-        is_quick = self._clock() - asked < _QUICK_SECONDS and state.get("LastEventID") == event
+        is_quick = self._clock() - asked < _QUICK_SECONDS
+        is_idle = is_quick and state.get("LastEventID") == event
         self._quick = self._quick + 1 if is_quick else 0
-        self._polls_long = self._quick < _QUICK_POLLS
+        self._idle = self._idle + 1 if is_idle else 0
+        self._polls_long = self._idle < _QUICK_POLLS
+        if not is_quick:
+            self._pause_seconds = _PAUSE_SECONDS
         return state
 
     def _polled(self, left):
+        self._rest(left)
+        return self._server.state()
+
+    def _rest(self, left):
+        """A pause, longer each time, no longer than what is left."""
         pause = self._pause_seconds if left is None else max(0.0, min(self._pause_seconds, left))
         self._pause(pause)
         self._pause_seconds = min(self._pause_seconds * 1.5, _LONGEST_PAUSE_SECONDS)
-        return self._server.state()
 
     def _outliving(self, look, deadline):
         """`look()`, again and again while the server is away."""

@@ -203,10 +203,12 @@ def _wait_for(context, server, task):
     """The Outcome of one task, shown while it goes on."""
     from remotes.duplicati import outcomes, waiting
 
+    seconds = context.values["wait_timeout"]
+    deadline = None if seconds is None else time.monotonic() + seconds
     with _shown(context, server, task) as on_look:
         wait = waiting.Wait(server, task, on_look=on_look, tell=context.tell)
-        ending = wait.until_over(context.values["wait_timeout"])
-    return outcomes.find(server, task, ending)
+        ending = wait.until_over(seconds)
+    return outcomes.find(server, task, ending, deadline)
 
 
 @contextlib.contextmanager
@@ -251,15 +253,14 @@ def _line(server, task, place, state):
 # -- aborting, pausing ---------------------------------------------------------------------
 
 def duplicati_abort(context):
-    from remotes.duplicati import outcomes, tasks, waiting
+    from remotes.duplicati import outcomes, waiting
 
     server, number = context.duplicati(), context.values["task"]
     with contextlib.closing(server):
         task = _running(server, number)
         _ask_to_stop(server, number, context.values["graceful"])
         seconds = context.values["wait_timeout"] or _ABORT_WAIT_SECONDS
-        if tasks.number_of({"SchedulerQueueIds": server.state().get("SchedulerQueueIds")},
-                           task.backup_id) == number:
+        if number in [row["Item1"] for row in server.state()["SchedulerQueueIds"]]:
             raise RefusedError(f"task {number} waits its turn, and the server ignores an abort of"
                                " such a task, though it says OK: abort it when it runs")
         try:
@@ -283,8 +284,8 @@ def _running(server, number):
     from remotes.duplicati import tasks
 
     state = server.state()
-    for found in [state.get("ActiveTask"), *(state.get("SchedulerQueueIds") or [])]:
-        if isinstance(found, dict) and found.get("Item1") == number:
+    for found in [state.get("ActiveTask"), *state["SchedulerQueueIds"]]:
+        if found and found["Item1"] == number:
             return tasks.adopt(server, number)
     raise NotFoundError(f"{server.base} has no task {number} that runs or waits")
 

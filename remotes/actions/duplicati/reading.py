@@ -83,10 +83,10 @@ def _tasks(server):
     """The tasks that run and wait: alike on all releases, whose /tasks are not."""
     state = server.state()
     active = state.get("ActiveTask")
-    rows = [{"task": active.get("Item1"), "state": "running", "backup": active.get("Item2")}] \
-        if isinstance(active, dict) else []
-    return rows + [{"task": row.get("Item1"), "state": "queued", "backup": row.get("Item2")}
-                   for row in state.get("SchedulerQueueIds") or [] if isinstance(row, dict)]
+    rows = [{"task": active["Item1"], "state": "running", "backup": active.get("Item2")}] \
+        if active else []
+    return rows + [{"task": row["Item1"], "state": "queued", "backup": row.get("Item2")}
+                   for row in state["SchedulerQueueIds"]]
 
 
 _LISTS = {
