@@ -59,7 +59,9 @@ def _plain(context, server, backup_id):
     if not server.is_legacy:
         query["token"] = _token(server)
     answer = server.raw("GET", f"v1/backup/{backup_id}/export", query=query)
-    answers.judge(answer, "GET")
+    document = answers.judge(answer, "GET")
+    if not isinstance(document, dict) or not isinstance(document.get("Backup"), dict):
+        raise ForeignServerError(f"{server.base} gives what is no export of a backup")
     if context.values["file_format"] == "json":
         return answer.body.removeprefix(b"\xef\xbb\xbf")
     return documents.yaml_text(documents.parse(answer.body, "the export")).encode()
