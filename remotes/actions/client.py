@@ -39,7 +39,25 @@ def _duplicati(kept):
 
 
 def _masked(name, value):
-    return _MASKED if OPTIONS[name].is_secret and value is not None else value
+    """The value of an option without what is secret: as a whole, or in it (URLs, changes)."""
+    from remotes.duplicati.masking import masked_text
+
+    # `value` may be that of any setting, a password's too.
+    if (OPTIONS[name].is_secret or name == "value") and value is not None:
+        return _MASKED
+    if isinstance(value, list):
+        return [_masked_change(word) for word in value]
+    return masked_text(value) if isinstance(value, str) else value
+
+
+def _masked_change(word):
+    """One word of an option: it may be a change (`Settings.passphrase=…`)."""
+    from remotes.duplicati.masking import is_secret, masked_text
+
+    path, equals, value = word.partition("=")
+    if equals and not value.startswith("@") and is_secret(path.rpartition(".")[2], value):
+        return f"{path}={_MASKED}"
+    return masked_text(word)
 
 
 ACTIONS = (

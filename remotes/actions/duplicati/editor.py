@@ -82,10 +82,13 @@ def _write(path, content):
 
 def _run(context, command, path):
     """Lets the user edit the file `path`; gives what is in it then."""
+    from remotes.actions.options import OPTIONS
     from remotes.duplicati.masking import is_secret_name
 
+    secret = {f"REMOTES_{name.upper()}" for name, option in OPTIONS.items() if option.is_secret}
     environ = {name: value for name, value in context.environ.items()
-               if not (name.startswith(("DUPLICATI_", "REMOTES_")) and is_secret_name(name))}
+               if name not in secret
+               and not (name.startswith(("DUPLICATI_", "REMOTES_")) and is_secret_name(name))}
     try:
         # stdout is for the answer: the editor draws on stderr.
         done = subprocess.run([*command, path], env=environ, stdout=sys.stderr, check=False)
