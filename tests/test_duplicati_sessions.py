@@ -78,9 +78,9 @@ def end_sessions(server):
         server.state.store.change("DELETE FROM families")
 
 
-def forward(server, change=lambda request: None):
+def forward(server, change=lambda request: None, hear=lambda request, got, body: None):
     """A manner: a proxy before a demo server. `change(request)` may change the request, or give
-    the manner by which the proxy answers itself.
+    the manner by which the proxy answers itself; `hear` gets what the server answered.
     """
     host, port = server.server_address[:2]
 
@@ -93,6 +93,7 @@ def forward(server, change=lambda request: None):
         line.request(request.method, request.path, request.body or None, headers)
         got = line.getresponse()
         body = got.read()
+        hear(request, got, body)
         head = [f"HTTP/1.1 {got.status} {got.reason}", *(
             f"{name}: {value}" for name, value in got.getheaders()
             if name.lower() not in ("connection", "content-length"))]
@@ -811,6 +812,14 @@ def test_a_self_signed_certificate_can_be_trusted_by_its_pin(play, operator, tmp
     refused = host.inside("duplicati_status")
     require_failure(refused, 14, "is not the pinned one")
     assert "untrusted" == refused.answer["state"]
+
+
+@ALL
+def test_a_pin_without_tls_is_refused(play, operator, release):
+    """2: whoever gives one does not want the password to travel in clear."""
+    server, host = play(release), operator()
+    require_failure(log_in(host, server, f"--pin={'0' * 64}"), 2, "shows no certificate")
+    assert [] == renewals(server)
 
 
 @ALL

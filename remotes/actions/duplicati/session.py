@@ -32,6 +32,9 @@ def duplicati_login(context):
     context.is_other_server = kept.get("url") not in (None, base)
     transport, credentials = context.duplicati_transport(), context.credentials()
     found = _find_out(context, base, transport, credentials)
+    if context.pin() and not found.base.startswith("https:"):
+        raise UsageError(f"--pin is of no use with {found.base}, which shows no certificate: use"
+                         " https://, or leave it out")
     context.settings.require_writable()  # else a session would begin that nobody can go on with
     draft = session.Draft(name)
     fresh = login.new_session(found, draft, transport, credentials, tell=context.verbose)
