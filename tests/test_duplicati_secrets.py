@@ -22,9 +22,9 @@ import yaml
 from tests import inside, rude
 from tests.certificates import Authority
 from tests.conftest import PASSWORD, PROJECT, RELEASES
+from tests.logins import change_kept, forward, log_in
 from tests.rude import Rude, answer
 from tests.test_duplicati_any_json import command_lines
-from tests.test_duplicati_sessions import change_kept, forward, log_in
 
 ALL = pytest.mark.parametrize("release", RELEASES)
 TARGET_SECRET, JOB_PASSPHRASE = "target-hunter22", "passphrase of the job"
