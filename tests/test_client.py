@@ -44,7 +44,8 @@ def closed_url():
 def words_for(action, folder, url):
     """The command line of an action, with all that it needs."""
     values = {"url": url, "token": SECRET, "private_key": folder / "key",
-              "public_key": folder / "pub", "command": 7, "id": 1, "task": 2, "file": folder / "backup.json",
+              "public_key": folder / "pub", "command": 7, "id": 1, "task": 2,
+              "file": folder / "backup.json",
               "type": "backups" if action == "duplicati_list" else "backup", "name": "a-name"}
     needs = [*ACTIONS[action].needs, *DUPLICATI_NEEDS.get(action, ("id",)
              if "id" in ACTIONS[action].takes and action.startswith("duplicati_") else ())]
