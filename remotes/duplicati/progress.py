@@ -1,6 +1,7 @@
 """How far a task is: from a progressstate to a part of the whole and words for people.
 
-Guards: that a bar never goes beyond what is known. Leaves alone: asking, drawing.
+Guards: that a bar never goes beyond what is known, and when the next line is due where there is
+no bar. Leaves alone: asking, drawing.
 
 Source: protocol page of Duplicati, sections 5.2 to 5.4.
 """
@@ -19,6 +20,23 @@ _PARTS = {
     "Backup_Complete": 1.0, "Restore_Complete": 1.0, "Sync_Complete": 1.0,
     "PurgeFiles_Complete": 1.0,
 }
+
+
+class Beat:
+    """When a line is due: each `seconds`, counted from `now`. All moments are handed in (monotonic
+    seconds).
+    """
+
+    def __init__(self, seconds, now):
+        self._seconds = seconds
+        self._last = now
+
+    def is_due(self, now):
+        """Whether a line is due; if so, the next one is counted from `now`."""
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 def read(state):

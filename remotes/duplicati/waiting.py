@@ -22,6 +22,8 @@ _PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
 # A long poll that comes back sooner than that without news does not work.
 _QUICK_SECONDS = 1.0
 _QUICK_POLLS = 3
+# So many long polls that break off, while the server answers others: something cuts them.
+_CUT_POLLS = 2
 # A server that has news all the time is not asked all the time: after so many, with pauses.
 _BUSY_POLLS = 8
 # A server that is away is asked again, from so often to so seldom, and no longer than that.
@@ -64,9 +66,12 @@ class Wait:
         self._others = set(started.others)
         self._is_doubted = False  # whether the server may have been started anew
         self._polls_long = True
-        self._quick = self._idle = 0  # polls that came back at once, and those without news
+        # Long polls in a row that came back at once, that did so without news, that broke off.
+        self._quick = self._idle = self._cut = 0
+        self._is_away = False
         self._pause_seconds = _PAUSE_SECONDS
         self._renewals = server.session.renewals
+        self._tells_times = True  # whether this release may say when a task began
         self._is_checked = False  # whether it is known that the number is this task's
 
     def until_over(self, timeout_seconds=None):
@@ -109,8 +114,11 @@ class Wait:
             return self._ending("restarted"), "lost"
         if place is None:
             return self._asked(state)
-        if place == "running" and not self._is_checked and not self._is_ours(self._task()):
-            return self._ending("restarted"), "lost"
+        if place == "running" and not self._is_checked and self._tells_times:
+            task = self._task()
+            if not self._is_ours(task):
+                return self._ending("restarted"), "lost"
+            self._tells_times = task is None or "TaskStarted" in task
         self._see(place, state)
         paused = " on a paused server" if state.get("ProgramState") == "Paused" else ""
         return None, {"running": "it runs", "queued": "it waits its turn"}[place] + paused
@@ -195,6 +203,8 @@ class Wait:
 
     def _news(self, deadline):
         """The next serverstate: when something has happened, or some time is over."""
+        if self._is_away:
+            return self._server.state()  # whether it is back
         left = None if deadline is None else deadline - self._clock()
         longest = POLL_SECONDS if left is None else min(POLL_SECONDS, int(left))
         if not self._polls_long or self._event is None or longest < _LEAST_POLL_SECONDS:
@@ -207,6 +217,11 @@ class Wait:
         except RefusedError:
             self._polls_long = False
             return self._polled(left)
+        except UnavailableError:
+            self._cut += 1
+            self._polls_long = self._cut < _CUT_POLLS
+            raise
+        self._cut = 0
         is_quick = self._clock() - asked < _QUICK_SECONDS
         is_idle = is_quick and state.get("LastEventID") == event
         self._quick = self._quick + 1 if is_quick else 0
@@ -234,6 +249,7 @@ class Wait:
                 found = look()
             except UnavailableError as error:
                 now = self._clock()
+                self._is_away = True
                 if away_since is None:
                     away_since = now
                     self._doubt()
@@ -249,6 +265,7 @@ class Wait:
                 self._pause(left)
                 pause = min(pause * 2, _LONGEST_AWAY_SECONDS)
             else:
+                self._is_away = False
                 if away_since is not None:
                     self._tell(f"{self._server.base} answers again")
                 return found

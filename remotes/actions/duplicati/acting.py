@@ -17,7 +17,8 @@ from remotes.errors import (
     WaitTimeoutError,
 )
 
-_LINE_SECONDS = 60.0
+# A line a minute; a long poll, by whose end it is told, may come back a little early.
+_LINE_SECONDS = 59.0
 _ABORT_WAIT_SECONDS = 60.0
 _DAY_SECONDS = 86400
 _WAIT = ("wait", "wait_timeout")
@@ -221,19 +222,19 @@ def _shown(context, server, task):
         with Bar(lambda: context.reload().duplicati(), task) as bar:
             yield bar.look
         return
-    last = time.monotonic()
+    from remotes.duplicati.progress import Beat
+
+    beat = Beat(_LINE_SECONDS, time.monotonic())
 
     def look(place, state):
-        nonlocal last
-        if time.monotonic() - last >= _LINE_SECONDS:
-            last = time.monotonic()
-            context.tell(_line(server, task, place, state))
+        if beat.is_due(time.monotonic()):
+            context.tell(standing(server, task, place, state))
 
     yield look
 
 
-def _line(server, task, place, state):
-    """Where a task stands, in one line."""
+def standing(server, task, place, state):
+    """Where a task stands, in one line; `place` and `state` as Wait gives them to on_look."""
     from remotes.duplicati import progress
     from remotes.rendering import size_text
 
@@ -241,7 +242,10 @@ def _line(server, task, place, state):
     pause = ", and the server is paused" if state.get("ProgramState") == "Paused" else ""
     if place == "queued":
         return f"{what} waits its turn{pause}"
-    found = server.progress() or {}
+    try:
+        found = server.progress() or {}
+    except RemotesError:
+        found = {}  # the wait itself tells what is wrong
     if found.get("TaskID") != task.number:
         return f"{what} runs{pause}"
     how = progress.read(found)
