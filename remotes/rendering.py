@@ -13,10 +13,10 @@ _MOMENT = re.compile(r"[12]\d{3}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", re.ASCII)
 # they are needed first, since most answers need neither.
 _CONTROL = "[\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _CONTROL_OR_C0 = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
-
-
 # Mappings within mappings are broken up so deep.
 _PAIRS_DEPTH = 4
+_LONGEST_ALONE = 500  # characters of a value that has a line for itself
+_WHOLE_WIDTH = 20  # texts up to that are not folded
 
 
 def _is_unicode():
@@ -76,13 +76,17 @@ def size_text(size):
             return f"{size:.1f} {unit}"
 
 
-def _cell(value, name=""):
+def _cell(value, name="", longest=60):
     value = _readable(name, value)
+    if isinstance(value, list) and not any(isinstance(part, (dict, list)) for part in value):
+        value = "; ".join(map(str, value))
     if isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
     text = "" if value is None else str(value)
     text = re.sub(_CONTROL_OR_C0, lambda found: {"\n": "⏎", "\t": " "}.get(found[0], "·"), text)
-    text = text if len(text) <= 60 else text[:59] + "…"
+    text = text if len(text) <= longest else text[:longest - 1] + "…"
     return text if _is_unicode() else text.encode("ascii", "replace").decode()
 
 
@@ -99,14 +103,16 @@ def _table(document):
             for part in rows or [value]:
                 blocks.append(f"{_cell(name)}\n" + _grid(["", ""], list(_pairs(part))))
         else:
-            plain.append([_cell(name), _cell(value, name)])
+            plain.append([_cell(name), _cell(value, name, _LONGEST_ALONE)])
     return "\n\n".join(([_grid(["", ""], plain)] if plain else []) + blocks)
 
 
 def _row_grid(rows):
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[_cell(row.get(column), column) for column in columns] for row in rows]
-    return _grid([_cell(column) for column in columns], cells)
+    """Rows under the names of their columns, without those that are empty in all rows."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    cells = {column: [_cell(row.get(column), column) for row in rows] for column in columns}
+    cells = {column: texts for column, texts in cells.items() if any(texts)}
+    return _grid([_cell(column) for column in cells], list(zip(*cells.values())))
 
 
 def _is_nested(row):
@@ -154,6 +160,9 @@ def _grid(columns, rows):
 
 
 def _rich_grid(columns, rows):
+    """For a terminal: long texts fold, short ones stay whole. Where there is no room for that,
+    each row becomes a block of lines.
+    """
     import io
     import shutil
 
@@ -161,11 +170,18 @@ def _rich_grid(columns, rows):
     from rich.table import Table
     from rich.text import Text
 
+    room = shutil.get_terminal_size().columns
+    widths = [max(map(len, column)) for column in zip(columns, *rows)]
+    least = sum(min(width, _WHOLE_WIDTH) + 1 for width in widths)
+    if least > room and any(columns):
+        return "\n\n".join(_rich_grid(["", ""], [pair for pair in zip(columns, row) if pair[1]])
+                           for row in rows)
     table = Table(show_header=any(columns), box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column)
+    for column, width in zip(columns, widths):
+        table.add_column(column, overflow="fold", no_wrap=width <= _WHOLE_WIDTH,
+                         min_width=min(width, _WHOLE_WIDTH))
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     text = io.StringIO()
-    Console(file=text, width=shutil.get_terminal_size().columns).print(table)
+    Console(file=text, width=room).print(table)
     return text.getvalue().rstrip()

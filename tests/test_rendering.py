@@ -89,18 +89,44 @@ def test_a_mapping_in_a_table_is_two_columns():
                    "backups": [{"Backup": backup, "Schedule": None}]}, "table")
     assert ["status  OK", "", "session", "kind   refresh", "until", "", "backups",
             "Backup.ID                     1", "Backup.Settings.keep          5",
-            "Backup.Tags                   []", "Backup.Metadata.target_bytes  2.0 KiB", "Schedule"
+            "Backup.Tags", "Backup.Metadata.target_bytes  2.0 KiB", "Schedule"
             ] == text.splitlines()
 
 
 def test_long_cells_are_cut():
-    """At 60 characters, visibly."""
-    assert "x" * 59 + "…" == render({"a": "x" * 1000}, "table").split()[-1]
+    """At 60 characters, visibly; at 500 where a value has its line for itself."""
+    text = render({"a": "x" * 1000, "rows": [{"b": "y" * 1000}]}, "table")
+    assert "x" * 499 + "…" == text.splitlines()[0].split()[-1]
+    assert "y" * 59 + "…" == text.split()[-1]
+
+
+def test_columns_with_nothing_in_them_are_left_out():
+    """And lists of texts are texts, yes and no are words."""
+    text = render({"rows": [{"a": 1, "b": None, "c": []}, {"a": 2, "b": "", "d": ["x", "y"],
+                                                           "e": False}]}, "table")
+    assert ["rows", "a  d     e", "1", "2  x; y  no"] == text.splitlines()
+
+
+@pytest.mark.parametrize("columns, expected", [(200, 1), (40, 2)])
+def test_a_narrow_terminal_gets_a_block_for_each_row(monkeypatch, columns, expected):
+    """Where the columns have no room beside each other; nothing is broken up letter by letter."""
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self):
+            return True
+
+    rows = [{"name": "a name of some length", "where": "a place of some length",
+             "number": 4711, "when": "2026-08-22T10:03:00Z"}] * 2
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    text = render({"rows": rows}, "table")
+    assert 2 == text.count("a name of some length") and expected == text.count("number")
 
 
 @pytest.mark.parametrize("size, expected", [
     (0, "0 bytes"), (1023, "1023 bytes"), (1024, "1.0 KiB"), (1536, "1.5 KiB"),
-    (5 * 1024**3, "5.0 GiB"), (1024**6, "1024.0 PiB"), (-1, "-1"), (True, "True"), ("x", "x"),
+    (5 * 1024**3, "5.0 GiB"), (1024**6, "1024.0 PiB"), (-1, "-1"), (True, "yes"), ("x", "x"),
 ])
 def test_sizes_in_a_table_are_for_people(size, expected):
     """What is called bytes, and only that; what is no size stays as it is."""
