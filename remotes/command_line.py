@@ -50,9 +50,19 @@ def underscored(argv):
         yield name + equals + value
 
 
+def spread(words):
+    """`--id=A B` as `--id A B`: what follows the first of several words belongs to it."""
+    for word, following in zip(words, [*words[1:], "-"]):
+        name, equals, value = word.partition("=")
+        option = OPTIONS.get(name[2:]) if equals and name.startswith("--") else None
+        is_split = option is not None and option.kind == "words" and value \
+            and not value.startswith("-") and not following.startswith("-")
+        yield from (name, value) if is_split else (word,)
+
+
 def parse(argv):
     """(action name or None, typed option values, wants help, wants the version)."""
-    words = list(underscored(argv))
+    words = list(spread(list(underscored(argv))))
     parsed, rest = build_parser(words).parse_known_args(words)
     if rest:
         known = [f"--{name}" for name in ("action", *OPTIONS) if name not in _NOT_TYPED]

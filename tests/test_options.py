@@ -131,7 +131,10 @@ def test_a_password_cannot_be_typed_where_everybody_sees_it():
 def test_several_words_stand_after_one_option_or_after_several(place):
     """--id 1 2 --id=Home: three of them."""
     _, settings, _ = place
-    assert ["1", "2", "Home"] == shown(settings, "--id", "1", "2", "--id=Home")["id"]["value"]
+    for words in (("--id", "1", "2", "--id=Home"), ("--id=1", "2", "Home"),
+                  ("--id=1", "--id", "2", "Home"), ("--id=1", "2", "--lines=3", "--id=Home")):
+        assert ["1", "2", "Home"] == shown(settings, *words)["id"]["value"]
+    assert ["-x"] == shown(settings, "--path=-x")["path"]["value"]
 
 
 def test_no_abbreviation_of_any_option_is_taken():
