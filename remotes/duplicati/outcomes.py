@@ -27,8 +27,9 @@ _JUST_BEFORE = timedelta(seconds=1)
 _LATEST = timedelta(seconds=0.05)
 _PAGES = 5
 _PAGE_ROWS = 50
-# A row is a run's own if their times have at least that part of the shorter one in common.
-_LEAST_PART = 0.5
+# A row is a run's own if it has at least that part of its time in common with that in which the
+# run was seen, or (it began before) of that, if it was seen so long.
+_LEAST_PART, _SEEN_LONG = 0.5, timedelta(seconds=0.2)
 _LOCK_WAIT_SECONDS, _LOCK_PAUSE_SECONDS = 30.0, 0.25
 # Operations that leave a row only if there was something to do (2.0 and 2.1).
 _MAY_LEAVE_NO_ROW = ("Compact", "Vacuum")
@@ -135,17 +136,23 @@ class _Window:
         return self.ended_after is not None and ended is not None and ended >= self.ended_after
 
 
-def _clock_offset(server):
+def _clock_offset(server, looks=1):
     """(offset, span): how much the server's clock is ahead of this machine's, rather too much than
     too little, by `span` at most. The first is None if it is not known.
     """
-    here = time.time()
-    try:
-        there = moments.parse(server.system_info().get("ServerTime"))
-    except RemotesError:
-        there = None
-    span = timedelta(seconds=max(0.0, time.time() - here))
-    return None if there is None else there - moments.parse(here), span
+    most, least = None, None
+    for _ in range(looks):
+        here = moments.parse(time.time())
+        try:
+            there = moments.parse(server.system_info().get("ServerTime"))
+        except RemotesError:
+            there = None
+        if there is None:
+            return None, timedelta(0)
+        after = moments.parse(time.time())
+        most = there - here if most is None else min(most, there - here)
+        least = there - after if least is None else max(least, there - after)
+    return most, max(most - least, timedelta(0))
 
 
 def _row(server, started, ending, window, deadline):
@@ -178,8 +185,8 @@ def _row_by_time(server, started, ending, results):
     """The result that is the run's own, where other tasks of the backup ran before and after it,
     and the release tells no times of tasks: by this machine's clock. None if it cannot be told.
     """
-    offset, span = _clock_offset(server)
-    if ending.ran_at is None or offset is None:
+    offset, span = (None, None) if ending.ran_at is None else _clock_offset(server, looks=3)
+    if offset is None:
         # It was over when somebody first looked. If all of them are good, so is its own; if all
         # of them are bad, so is its own, or it left none.
         codes = {of_row(result).exit_code for result in results}
@@ -189,17 +196,21 @@ def _row_by_time(server, started, ending, results):
     begin, end = (moments.parse(at) + offset - span / 2 for at in (ending.ran_at, ending.over_at))
 
     def common(result):
-        """(seconds that the row's time has in common with that in which the run was seen, the
-        part that this is of the shorter one)."""
+        """What the row's time has in common with that in which the run was seen."""
         began, ended = (moments.parse(result.get(name)) for name in ("BeginTime", "EndTime"))
         if began is None or ended is None:
-            return 0.0, 0.0
-        shorter = min(ended - began, end - begin).total_seconds()
-        seconds = (min(ended, end) - max(began, begin)).total_seconds()
-        return seconds, seconds / shorter if shorter > 0 else 0.0
+            return -timedelta.max
+        return min(ended, end) - max(began, begin)
 
     best = max(results, key=common)
-    return best if common(best)[1] >= _LEAST_PART else None
+    row_span = moments.parse(best.get("EndTime")) - moments.parse(best.get("BeginTime")) \
+        if common(best) > timedelta(0) else None
+    if row_span is None:
+        return None
+    shared = common(best) + span
+    is_own = shared >= row_span * _LEAST_PART \
+        or end - begin >= _SEEN_LONG and shared >= (end - begin) * _LEAST_PART
+    return best if is_own else None
 
 
 def _readable_rows(server, started, ending, window, deadline):
@@ -207,6 +218,8 @@ def _readable_rows(server, started, ending, window, deadline):
     until = time.monotonic() + _LOCK_WAIT_SECONDS
     while True:
         locked = None
+        # While a task of the backup runs, its log is empty (2.1 to 2.3.0), or locked (today).
+        is_busy = bool(ending.others and tasks.numbers_of(server.state(), started.backup_id))
         try:
             found = _rows(server, started, window)
         except NotFoundError:
@@ -215,9 +228,7 @@ def _readable_rows(server, started, ending, window, deadline):
             if error.kind not in ("database_locked", "server_error"):
                 raise
             found, locked = [], error
-        # While a task of the backup runs, its log is empty (2.1 to 2.3.0), or locked (today).
-        is_hidden = locked is not None or not found and ending.others \
-            and tasks.numbers_of(server.state(), started.backup_id)
+        is_hidden = locked is not None or is_busy and not found
         if not is_hidden or (ending.task or {}).get("Status") == "Failed":
             return found
         now = time.monotonic()

@@ -67,7 +67,8 @@ def _count(state, name):
 
 
 def _words(phase):
-    """`Backup_WaitForUpload` as people say it: wait for upload."""
-    name = phase.partition("_")[2] or phase
+    """`Backup_WaitForUpload` as people say it: wait for upload; `Verify_Running`: verify."""
+    first, _, name = phase.partition("_")
+    name = first if name in ("", "Running") else name
     spaced = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name)
     return spaced.strip() or "it runs"
