@@ -9,7 +9,9 @@ import json
 import os
 import pty
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -213,8 +215,109 @@ def test_a_text_with_a_mistake_is_kept_where_nobody_can_be_asked(start, source, 
     assert words in result.answer["message"]
     assert f"the text is kept in {seen(host)['path']}" in result.answer["message"]
     assert before == stored(host)
-    assert 0o600 == stat.S_IMODE(os.stat(seen(host)["path"]).st_mode)
-    shutil.rmtree(os.path.dirname(seen(host)["path"]))
+    kept_text(host, result.answer)
+
+
+def kept_text(host, answer):
+    """The private text that a failed edit leaves, as the answer names it; then it is gone."""
+    path = answer["edited_text"]
+    assert seen(host)["path"] == path
+    assert (0o600, 0o700) == (stat.S_IMODE(os.stat(path).st_mode),
+                              stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode))
+    text = read(path).decode()
+    shutil.rmtree(os.path.dirname(path))
+    return text
+
+
+AN_EDIT = """\
+text = text.replace("Description: ''", 'Description: ours')
+text = text.replace("  keep-versions: '5'\\n", '')
+text = text.replace("auth-username=ann", "auth-username=bob")
+"""
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_text_whose_edit_fails_is_kept_and_is_a_patch(start, release):
+    """Nobody to ask: the message says how to go on, and that does all of the edit: settings
+    that were taken out go, secrets behind stars stay.
+    """
+    host = start(release)
+    backup, schedule = stored(host)
+    editor(host, AN_EDIT)
+    result = run(host, "edit", "--id=1")
+    assert (2, "usage") == (result.code, result.answer["kind"]), result
+    assert (backup, schedule) == stored(host)
+    path = result.answer["edited_text"]
+    next_step = f"--action=duplicati_edit --id=1 --patch={path}"
+    assert f"; the text is kept in {path}: {next_step} goes on with it" in result.answer["message"]
+    no_secret_in(result, *SECRETS)
+    result = run(host, "edit", *next_step.split()[1:], "--confirm=yes")
+    assert 0 == result.code, result
+    backup["Settings"].pop(3)
+    backup.update(Description="ours",
+                  TargetURL=backup["TargetURL"].replace("=ann", "=bob"))
+    assert (backup, schedule) == stored(host)
+    assert not any(secret in read(path).decode() for secret in SECRETS)
+    shutil.rmtree(os.path.dirname(path))
+
+
+def test_a_text_is_kept_whatever_fails_behind_the_editor(start):
+    """The server's no, another's change, an editor that fails at its end, a server that is away."""
+    host = start()
+    first = "text = text.replace(\"keep-versions: '5'\", 'keep-versions: 6')\n"
+    theirs = " ".join(host.command_line("duplicati_edit", "--id=1", "--set", "Description=theirs",
+                                        "--confirm=yes")) + " >/dev/null 2>&1"
+    for source, code in (("text = text.replace('Repeat: 1D', 'Repeat: 1s')", 1),
+                         (f"import os; os.system({theirs!r})", 1),
+                         ("sys.exit(open(path, 'w').write(text) and 3)", 1)):
+        editor(host, first + source)
+        result = run(host, "edit", "--id=1", "--confirm=yes")
+        assert code == result.code, result
+        assert "keep-versions: 6" in kept_text(host, result.answer)
+    editor(host, first + "print('open', flush=True)\nsys.stdin.readline()")
+    process = host.start("duplicati_edit", "--id=1", "--confirm=yes", stdin=subprocess.PIPE)
+    assert "open\n" == process.stderr.readline()
+    host.server.shutdown()
+    host.server.server_close()
+    out, _ = process.communicate("\n", timeout=60)
+    assert 75 == process.returncode, out
+    assert "keep-versions: 6" in kept_text(host, json.loads(out))
+
+
+def test_a_text_is_kept_where_the_question_is_not_answered_with_yes(start):
+    """n, the end of the input, Ctrl-C at the question; with yes nothing is left."""
+    host = start()
+    editor(host, AN_EDIT)
+    for typed in ("n\n", "\x04"):
+        code, answer, _ = at_a_terminal(host, "edit", "--id=1", typed=typed)
+        assert (1, True) == (code, "not confirmed" in answer["message"])
+        assert "Description: ours" in kept_text(host, answer)
+    leader, follower = pty.openpty()
+    process = host.start("duplicati_edit", "--id=1", stdin=follower)
+    os.close(follower)
+    while "Change backup 1" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    os.close(leader)
+    answer = json.loads(out)
+    assert (130, "interrupted") == (process.returncode, answer["kind"])
+    assert f"the text is kept in {answer['edited_text']}" in err
+    assert "Description: ours" in kept_text(host, answer)
+    code, answer, _ = at_a_terminal(host, "edit", "--id=1", typed="y\n")
+    assert (0, False) == (code, os.path.exists(os.path.dirname(seen(host)["path"])))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_in_the_editor_is_the_editors(start):
+    """It reaches the client as well, which goes on when the editor does."""
+    host = start()
+    editor(host, "import signal\n"
+                 "signal.signal(signal.SIGINT, lambda number, frame: None)\n"
+                 "os.kill(os.getppid(), signal.SIGINT)\n"
+                 "os.kill(os.getpid(), signal.SIGINT)\n" + AN_EDIT)
+    result = run(host, "edit", "--id=1", "--confirm=yes")
+    assert (0, "ours") == (result.code, stored(host)[0]["Description"]), result
 
 
 def test_an_editor_that_fails_changes_nothing(start):

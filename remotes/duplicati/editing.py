@@ -147,6 +147,24 @@ def replaced(form, edited):
     return merged
 
 
+def as_patch(form, edited):
+    """The merge patch that does to `form` what `replaced` does with `edited`: what is left
+    out of a mapping there (a setting, above all) is null here.
+
+    Both may be masked. Errors: UsageError, if `edited` is no mapping.
+    """
+    edited, shown = flat(edited), masked(form)
+    return {name: value if name == "Schedule" else _with_nulls(shown.get(name), value)
+            for name, value in edited.items()}
+
+
+def _with_nulls(before, after):
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    return {**{name: _with_nulls(before.get(name), value) for name, value in after.items()},
+            **{name: None for name in before if name not in after}}
+
+
 def new_form(document):
     """The form of a backup that is to be made, from a form or a document. Errors: UsageError."""
     found = replaced({**dict.fromkeys(KINDS), **_own_names(document)}, document)

@@ -20,19 +20,21 @@ def duplicati_edit(context):
     with contextlib.closing(context.duplicati()) as server:
         backup_id = one_backup_id(context, server)
         before = server.backup(backup_id)
+        if context.values["set"] is None and context.values["patch"] is None:
+            from remotes.actions.duplicati.editor import edited_by_hand
+            from remotes.duplicati.forms import editable
+
+            with edited_by_hand(context, editable(before), backup_id) as edited:
+                return _change(context, server, backup_id, before, edited)
         return _change(context, server, backup_id, before, _edited(context, before))
 
 
 def _edited(context, before):
-    """The completed form, with what --set, --patch or the editor changes."""
+    """The completed form, with what --set and --patch change."""
     from remotes.duplicati.editing import with_patch
     from remotes.duplicati.forms import completed, editable
 
     form, values = editable(before), context.values
-    if values["set"] is None and values["patch"] is None:
-        from remotes.actions.duplicati.editor import edited_by_hand
-
-        return edited_by_hand(context, form)
     edited = form
     if values["patch"] is not None:
         edited = with_patch(edited, _document(context, "patch"))

@@ -1,18 +1,23 @@
 """A backup in the user's editor.
 
 Guards: that the editor's file holds no secret, can be read by nobody else, and goes with
-its folder; that a text with a mistake is not lost. Leaves alone: what the text means.
+its folder; that no text is lost that was changed: whatever fails, before the server has
+taken it, leaves it where it is, as a patch. Leaves alone: what the text means, and what is
+done with it.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 from remotes.actions.duplicati.asking import ask, has_terminal
-from remotes.errors import RemotesError, UsageError
+from remotes.errors import Interrupted, RemotesError, UsageError
 
 _HEAD = """\
 # Backup {name}. What is saved here is shown as a difference before it is sent.
@@ -21,8 +26,13 @@ _HEAD = """\
 """
 
 
-def edited_by_hand(context, form):
-    """The completed form that the user's editor leaves behind. Errors: UsageError and others."""
+@contextlib.contextmanager
+def edited_by_hand(context, form, backup_id):
+    """The completed form that the user's editor leaves behind, for the length of a `with`.
+
+    If that, or what is done in there, fails, the text is kept, and the error says where.
+    Errors: UsageError and others.
+    """
     from remotes.duplicati import documents
     from remotes.duplicati.masking import masked
 
@@ -30,24 +40,75 @@ def edited_by_hand(context, form):
     folder = tempfile.mkdtemp(prefix="remotes-edit-")  # 0700
     path = os.path.join(folder, "backup.yml")
     name = "".join(letter if letter.isprintable() else "?" for letter in str(form.get("Name")))
-    text = _HEAD.format(name=name) + documents.yaml_text(masked(form))
+    text = (_HEAD.format(name=name) + documents.yaml_text(masked(form))).encode()
     is_kept = False
     try:
-        _write(path, text.encode())
-        while True:
-            content = _run(context, command, path)
-            try:
-                return _completed(content, text.encode(), form)
-            except RemotesError as error:
-                if has_terminal() and ask(context, f"{error}\nEdit again? [Y/n]").lower() not in (
-                        "n", "no"):
-                    continue
-                is_kept = True
-                raise type(error)(f"{error}; the text is kept in {path}") from error
+        _write(path, text)
+        yield _edited(context, command, path, text, form)
+    except BaseException as error:  # whatever it is: nobody types a text twice gladly
+        is_kept = _is_changed(path, text)
+        if is_kept:
+            _keep_as_patch(path, form)
+            _tell_where(context, error, path, backup_id)
+        raise
     finally:
         if not is_kept:
             shutil.rmtree(folder, ignore_errors=True)
 
+
+def _edited(context, command, path, text, form):
+    """The completed form, once the text is without a mistake, or nobody wants to go on."""
+    while True:
+        content = _run(context, command, path)
+        try:
+            return _completed(content, text, form)
+        except RemotesError as error:
+            if not has_terminal() or ask(context, f"{error}\nEdit again? [Y/n]").lower() in (
+                    "n", "no"):
+                raise
+
+
+# -- a text that is kept -------------------------------------------------------------------------
+
+def _is_changed(path, text):
+    try:
+        with open(path, "rb") as stream:
+            return stream.read() != text
+    except OSError:
+        return False
+
+
+def _keep_as_patch(path, form):
+    """Writes into the text what only an editor's text can say without a word: what is gone.
+
+    A text with a mistake, or one that says all, stays as it was typed.
+    """
+    from remotes import files
+    from remotes.duplicati import documents
+    from remotes.duplicati.editing import as_patch
+
+    with contextlib.suppress(RemotesError, OSError):
+        with open(path, "rb") as stream:
+            found = documents.parse(stream.read(), path)
+        patch = as_patch(form, found)
+        if patch != found:
+            files.replace(path, documents.yaml_text(patch).encode())
+
+
+def _tell_where(context, error, path, backup_id):
+    server, source = context.values.lookup("server")
+    where = f" --server={shlex.quote(server)}" if source == "command line" else ""
+    kept = (f"the text is kept in {path}: --action=duplicati_edit{where} --id={backup_id}"
+            f" --patch={shlex.quote(path)} goes on with it")
+    if isinstance(error, (RemotesError, Interrupted)):
+        error.document["edited_text"] = path
+    if isinstance(error, RemotesError):
+        error.args = (f"{error}; {kept}",)
+    else:
+        context.tell(f"client: {context.values.action.name}: {kept}")
+
+
+# -- the editor ----------------------------------------------------------------------------------
 
 def _completed(content, former, form):
     from remotes.duplicati import documents
@@ -80,6 +141,22 @@ def _write(path, content):
         stream.write(content)
 
 
+@contextlib.contextmanager
+def _ctrl_c_is_the_editors():
+    """Ctrl-C reaches every process at the terminal, and means something to some editors.
+
+    A handler, unlike "ignore", is not passed on to the editor.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
 def _run(context, command, path):
     """Lets the user edit the file `path`; gives what is in it then."""
     from remotes.actions.options import OPTIONS
@@ -91,7 +168,8 @@ def _run(context, command, path):
                and not (name.startswith(("DUPLICATI_", "REMOTES_")) and is_secret_name(name))}
     try:
         # stdout is for the answer: the editor draws on stderr.
-        done = subprocess.run([*command, path], env=environ, stdout=sys.stderr, check=False)
+        with _ctrl_c_is_the_editors():
+            done = subprocess.run([*command, path], env=environ, stdout=sys.stderr, check=False)
     except OSError as error:
         raise UsageError(f"the editor {command[0]} cannot be started: {error.strerror}"
                          " ($VISUAL, $EDITOR)") from error
