@@ -721,6 +721,34 @@ def test_a_file_that_is_no_backup_makes_none(start, content, code, words):
     assert 2 == len(host.state.store.backups())
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_backup_is_made_from_mappings_in_any_order(start, release):
+    """As people write them by hand; an update from the same file has nothing to do."""
+    host = start(release)
+    (host.folder / "f.yml").write_text(
+        "Settings: {keep-versions: 5, --no-encryption: true}\n"
+        "Filters: [{Include: false, Expression: '*.tmp'}, {Expression: '*.o'}]\n"
+        "Schedule: {Repeat: 1D, AllowedDays: [tue, mon], Time: '2030-01-01T13:00:00Z'}\n"
+        "Sources: [/x/]\nTargetURL: file:///t\nName: A\n")
+    words = f"--file={host.folder / 'f.yml'}"
+    result = run(host, "create", words)
+    assert (0, "OK") == (result.code, result.answer["status"]), result
+    result = run(host, "update", "--id=A", words)
+    assert (0, False) == (result.code, result.answer["changed"]), result
+
+
+def test_a_backup_that_was_made_otherwise_than_told_is_said_to_be_made(start):
+    """Exit 3, with the difference; what is not there cannot be said to be changed."""
+    host = start("2.0.8.1")
+    (host.folder / "f.yml").write_text(
+        "Name: A\nTargetURL: file:///t\nSources: [/x/]\nOperationType: Sync\n"
+        "Settings: {--no-encryption: true}\nAdditionalTargetURLs: [{UrlKey: a}]\n")
+    result = run(host, "create", f"--file={host.folder / 'f.yml'}")
+    assert (3, "not_as_sent", "the server has made the backup, but not as it was told") == (
+        result.code, result.answer["kind"], result.answer["message"]), result
+    assert "-OperationType: Sync" in result.answer["not_as_sent"]
+
+
 # -- delete --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("release", RELEASES)

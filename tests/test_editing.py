@@ -270,6 +270,25 @@ def test_a_difference_shows_what_changes_and_no_secret():
     assert [f"+  --new-password: '{STARS}'"] == shown(document(), ("Settings.--new-password", "n"))
 
 
+def test_the_order_of_names_in_a_mapping_is_no_difference():
+    """At any depth; that of a list is one."""
+    form = editable(document())
+
+    def turned(value):
+        if isinstance(value, dict):
+            return {name: turned(value[name]) for name in reversed(value)}
+        return [turned(item) for item in value] if isinstance(value, list) else value
+
+    assert [] == difference(form, turned(form))
+    changed = turned(form)
+    changed["Filters"][0]["Expression"] = "*.o"
+    changed["Settings"]["passphrase"] = "new"
+    lines = [line for line in difference(form, changed) if line[:1] in "+-"][2:]
+    assert [f"-  passphrase: '{STARS}'", f"+  passphrase: '{STARS} (changed)'",
+            "-  Expression: '*.tmp'", "+  Expression: '*.o'"] == lines
+    assert difference({"Sources": ["a", "b"]}, {"Sources": ["b", "a"]})
+
+
 def test_a_new_secret_where_the_server_had_masked_the_old_one_is_shown_as_changed():
     """Servers from 2.3.0 on."""
     hidden = masked(document())

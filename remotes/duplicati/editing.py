@@ -188,13 +188,27 @@ def _require_known(form, name):
 def difference(before, after):
     """What an edit changes, as lines of a unified diff of the masked forms' YAML.
 
-    A secret that changes is shown as `*************** (changed)`.
+    A secret that changes is shown as `*************** (changed)`; the order of names in a
+    mapping is none.
     """
+    after = _in_order_of(before, after)
     shown, shown_after = masked(before), masked(after)
     return list(difflib.unified_diff(
         yaml_text(shown).splitlines(),
         yaml_text(_marked(before, shown, after, shown_after)).splitlines(),
         "before", "after", lineterm="", n=2))
+
+
+def _in_order_of(before, after):
+    """`after` with the names of its mappings in the order of `before`, new ones behind."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return {**{name: _in_order_of(value, after[name]) for name, value in before.items()
+                   if name in after},
+                **{name: value for name, value in after.items() if name not in before}}
+    if isinstance(before, list) and isinstance(after, list):
+        former = [*before, *[None] * len(after)]
+        return [_in_order_of(former[number], item) for number, item in enumerate(after)]
+    return after
 
 
 def _marked(before, shown, after, shown_after):

@@ -90,7 +90,7 @@ def duplicati_create(context):
                                      answer=answer)
         backup_id = str(made)
         document = {"id": backup_id, "name": form["Name"]}
-        return _checked(context, server, backup_id, form, document)
+        return _checked(context, server, backup_id, form, document, done="made")
 
 
 def _with_hint(error, form, hint):
@@ -176,7 +176,7 @@ def _change(context, server, backup_id, before, edited, metadata=None):
                 (str(form.get("Name")), backup_id))
     _send(server, backup_id, form, edited, metadata)
     del document["status"]
-    return _checked(context, server, backup_id, edited, document)
+    return _checked(context, server, backup_id, edited, document, done="changed")
 
 
 def _send(server, backup_id, form, edited, metadata):
@@ -212,7 +212,7 @@ def _moved(form):
                                  if name != "Time"}}
 
 
-def _checked(context, server, backup_id, sent, document):
+def _checked(context, server, backup_id, sent, document, *, done):
     """The Reply after a change: what the server has not taken as it was sent is told."""
     from urllib.parse import unquote_plus
 
@@ -236,7 +236,7 @@ def _checked(context, server, backup_id, sent, document):
     lines = difference(sent, {name: found.get(name) for name in sent})
     if not lines:
         return Reply({"status": "OK", **document, "changed": True})
-    message = "the server has changed the backup, but not as it was told"
+    message = f"the server has {done} the backup, but not as it was told"
     context.tell(f"client: {context.values.action.name}: {message}:")
     for line in lines:
         context.tell(line)
