@@ -477,3 +477,21 @@ class Losing:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+@ALL
+def test_what_was_started_by_others_is_not_called_a_change(play, operator, release):
+    """A run that is joined: `joined`, not changed; one that is waited for: not changed; one that
+    this client has started and does not see the end of: changed.
+    """
+    server = play(release, job("Home"))
+    host, other = operator(server), operator(server)
+    server.state.hold("Home")
+    first = host.inside("duplicati_run", "--id=1", "--wait", "--wait_timeout=0.2")
+    assert (124, True) == (first.code, first.answer["changed"])
+    assert 1 == first.err.count("\n") and "duplicati_wait --task=" in first.answer["message"]
+    joined = other.inside("duplicati_run", "--id=1")
+    assert (False, True) == (joined.answer["changed"], the_task(joined)["joined"])
+    server.state.release("Home")
+    waited = host.inside("duplicati_wait", f"--task={the_task(first)['task']}")
+    assert (0, False) == (waited.code, waited.answer["changed"])

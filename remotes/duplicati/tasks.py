@@ -48,6 +48,11 @@ class Started:
     others: list = field(default_factory=list)
     notified: int = None
 
+    @property
+    def was_there(self):
+        """Whether it was under way before it was asked for."""
+        return self.number in self.others
+
     def kept(self):
         """As a mapping for the settings."""
         found = asdict(self)
@@ -60,6 +65,7 @@ class Started:
         known = {one.name for one in fields(cls)}
         started = cls(**{name: value for name, value in found.items() if name in known})
         started.started_at = moments.parse(started.started_at)
+        started.others = started.others if isinstance(started.others, list) else []
         started.asked_at = float(started.asked_at or 0)
         started.others = started.others if isinstance(started.others, list) else []
         return started

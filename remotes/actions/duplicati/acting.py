@@ -8,11 +8,9 @@ from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
 from remotes.errors import (
     Interrupted,
-    LoginError,
     NotFoundError,
     RefusedError,
     RemotesError,
-    UnavailableError,
     UsageError,
     WaitTimeoutError,
 )
@@ -97,7 +95,7 @@ def begin_all(context, server, verb, ids, request, *, has_row=True):
             task = tasks.start(server, noted, lambda backup_id=backup_id: request(backup_id))
         except RemotesError as error:
             if len(ids) == 1 or error.exit_code in (12, 14, 78):
-                error.document["tasks"] = [_row(task) for task in started]
+                error.document["tasks"] = [task_row(task) for task in started]
                 raise
             context.tell(f"client: {context.values.action.name}: backup {backup_id}: {error}")
             failed.append({"id": backup_id, "result": "not started", "kind": error.kind,
@@ -107,12 +105,18 @@ def begin_all(context, server, verb, ids, request, *, has_row=True):
         started.append(task)
     if not context.values["wait"]:
         return _started_reply(context, server, started, failed)
-    return follow(context, server, started, failed)
+    return follow(context, server, started, failed, changed=_has_started(started))
 
 
-def _row(task):
+def _has_started(started):
+    """Whether this run has started one of the tasks."""
+    return any(not task.was_there for task in started)
+
+
+def task_row(task):
+    """A task for an answer; `joined` if somebody had started it before."""
     return {"task": task.number, "id": task.backup_id, "name": task.name,
-            "operation": task.operation}
+            "operation": task.operation, **({"joined": True} if task.was_there else {})}
 
 
 def _keep(context, server, task):
@@ -127,8 +131,8 @@ def _keep(context, server, task):
 
 def _started_reply(context, server, started, failed):
     numbers = [task.number for task in started if task.number is not None]
-    document = {"status": "OK", "changed": bool(started),
-                "tasks": [_row(task) for task in started] + failed}
+    document = {"status": "OK", "changed": _has_started(started),
+                "tasks": [task_row(task) for task in started] + failed}
     if numbers:
         document["message"] = _come_back(server, numbers)
     if failed:
@@ -164,31 +168,35 @@ def duplicati_wait(context):
             task = tasks.Started.from_kept(kept)
         else:
             task = tasks.adopt(server, number)
-        return follow(context, server, [task], [])
+        return follow(context, server, [task], [], changed=False)
 
 
-def follow(context, server, started, failed):
+def follow(context, server, started, failed, *, changed):
     """Waits for the tasks one after another; a Reply with the truth about each."""
     rows = []
     for place, task in enumerate(started):
         try:
             outcome = _wait_for(context, server, task)
-        except (Interrupted, WaitTimeoutError, LoginError, UnavailableError) as error:
+        except (Interrupted, RemotesError) as error:
             open_tasks = started[place:]
-            error.document["tasks"] = rows + [_row(task) for task in open_tasks] + failed
+            for row in rows:
+                del row["exit"]
+            error.document.update(changed=changed,
+                                  tasks=rows + [task_row(task) for task in open_tasks] + failed)
             numbers = [task.number for task in open_tasks if task.number is not None]
-            if numbers:
-                context.tell(f"{'it goes' if len(numbers) == 1 else 'they go'} on;"
-                             f" {_come_back(server, numbers)}")
+            if numbers and isinstance(error, RemotesError):
+                error.args = (f"{error}; {_come_back(server, numbers)}",)
+            elif numbers:
+                context.tell(_come_back(server, numbers))
             raise
-        rows.append({**_row(task), **outcome.answer(), "exit": outcome.exit_code})
-    return _ended_reply(context, rows, failed)
+        rows.append({**task_row(task), **outcome.answer(), "exit": outcome.exit_code})
+    return ended_reply(context, rows, failed, changed=changed)
 
 
-def _ended_reply(context, rows, failed):
+def ended_reply(context, rows, failed, *, changed=True):
     """0, 3 for warnings and for what could not be started, 4 for an error, an abort …"""
     code = max([row.pop("exit") for row in rows] + [3 for _ in failed], default=0)
-    document = {"changed": bool(rows), "tasks": rows + failed}
+    document = {"changed": changed, "tasks": rows + failed}
     if code == 0:
         return Reply({"status": "OK", **document})
     bad = [f"{row['operation']} of backup {row['id']} {row['name']!r}: {row['result']}:"
@@ -206,18 +214,25 @@ def _wait_for(context, server, task):
 
     seconds = context.values["wait_timeout"]
     deadline = None if seconds is None else time.monotonic() + seconds
-    with _shown(context, server, task) as on_look:
+    with shown(context, server, task) as on_look:
         wait = waiting.Wait(server, task, on_look=on_look, tell=context.tell)
         ending = wait.until_over(seconds)
     return outcomes.find(server, task, ending, deadline)
 
 
-@contextlib.contextmanager
-def _shown(context, server, task):
-    """Gives the `on_look` that shows a task: a bar on a terminal, a line a minute elsewhere."""
-    if sys.stderr.isatty():
+def _bar():
+    """The class of the bar; None where the library that draws it is not there."""
+    try:
         from remotes.actions.duplicati.drawing import Bar
+    except ImportError:
+        return None
+    return Bar
 
+
+@contextlib.contextmanager
+def shown(context, server, task):
+    """Gives the `on_look` that shows a task: a bar on a terminal, a line a minute elsewhere."""
+    if sys.stderr.isatty() and (Bar := _bar()) is not None:
         # Settings of its own: the bar's thread may renew the session, too.
         with Bar(lambda: context.reload().duplicati(), task) as bar:
             yield bar.look
@@ -273,7 +288,7 @@ def duplicati_abort(context):
             raise WaitTimeoutError(f"{error}: the server said OK to the abort, and has not done it"
                                    " yet", document=error.document) from error
         outcome = outcomes.find(server, task, ending)
-    row = {**_row(task), **outcome.answer()}
+    row = {**task_row(task), **outcome.answer()}
     if outcome.result in ("success", "warning"):
         message = f"the server has ignored it: the task ran to its end ({outcome.result})"
         context.tell(f"client: duplicati_abort: {message}")

@@ -151,14 +151,14 @@ class _Steps:
     def _wait(self, started):
         from remotes.duplicati.waiting import Wait
 
-        self._row = acting._row(started)
-        with acting._shown(self._context, self._server, started) as on_look:
+        self._row = acting.task_row(started)
+        with acting.shown(self._context, self._server, started) as on_look:
             return Wait(self._server, started, on_look=on_look,
                         tell=self._context.tell).until_over()
 
     def reply(self):
         """The Reply with the last step's end."""
-        return acting._ended_reply(self._context, [dict(self._row)], [])
+        return acting.ended_reply(self._context, [dict(self._row)], [])
 
     def came_back(self):
         """What the last step's row says came back; None if it left none."""
