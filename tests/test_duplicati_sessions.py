@@ -307,6 +307,107 @@ def test_an_old_server_that_is_too_busy_is_for_now(play, operator):
     assert 0 == host.inside("duplicati_status").code
 
 
+# -- a server of another generation --------------------------------------------------------
+
+CHANGES = pytest.mark.parametrize("before, after", [
+    ("2.0.8.1", "2.3.0.4"), ("2.0.8.1", "2.1.0.5"), ("2.3.0.4", "2.0.8.1"), ("2.1.0.5", "2.0.8.1")])
+
+
+@pytest.fixture
+def replaced(play):
+    """replaced(before, after) -> (proxy, replace): a server whose place another one takes when
+    `replace()` is called."""
+    proxies = []
+
+    def start(before, after, *jobs):
+        manners = [forward(play(release, *jobs)) for release in (before, after)]
+        place = []
+        proxy = Rude(lambda *parts: manners[len(place)](*parts))
+        proxies.append(proxy)
+        return proxy.__enter__(), lambda: place.append(1)
+
+    yield start
+    for proxy in proxies:
+        proxy.__exit__(None, None, None)
+
+
+@CHANGES
+@pytest.mark.parametrize("action", ["duplicati_status", "duplicati_versions", "duplicati_run"])
+def test_an_upgraded_server_is_logged_into_again(replaced, operator, before, after, action):
+    """With the password file, which is kept with all else that is; also of a token that is over."""
+    proxy, replace = replaced(before, after, job("Home"))
+    host = operator(proxy)
+    replace()
+    if before != "2.0.8.1":
+        change_kept(host, access_until=time.time() - 5)
+    words = [] if action == "duplicati_status" else ["--id=1"]
+    result = host.inside(action, *words)
+    assert (0, "") == (result.code, result.err), result
+    generation = "cookie" if after == "2.0.8.1" else "token"
+    assert (generation, str(host.folder / "password")) == (
+        host.kept()["generation"], host.kept()["password_file"])
+    if action == "duplicati_status":
+        assert (generation, after) == (result.answer["generation"], result.answer["version"])
+    assert 0 == host.inside("duplicati_status").code
+
+
+@CHANGES
+@pytest.mark.parametrize("is_over", [False, True])
+def test_an_upgraded_server_without_a_password_says_to_log_in(
+        replaced, operator, before, after, is_over):
+    """12, in one line, and a status that claims no session."""
+    proxy, replace = replaced(before, after)
+    host = operator()
+    assert 0 == log_in(host, proxy).code
+    replace()
+    if is_over:
+        change_kept(host, access_until=time.time() - 5)
+    kept = host.settings.read_text()
+    result = host.inside("duplicati_status")
+    require_failure(result, 12, f"the server at {proxy.url} is of another generation now: log in"
+                                f" again with --action=duplicati_login --url={proxy.url}")
+    assert ("refused", False, "cookie" if after == "2.0.8.1" else "token") == tuple(
+        result.answer[name] for name in ("state", "logged_in", "generation"))
+    require_failure(host.inside("duplicati_run", "--id=1"), 12, "of another generation")
+    assert kept == host.settings.read_text()
+    assert 0 == log_in(host, proxy).code
+
+
+@ALL
+def test_processes_that_find_an_upgraded_server_log_in_once(replaced, operator, release):
+    """The second one takes what the first was given."""
+    before, after = (release, "2.0.8.1") if release != "2.0.8.1" else ("2.0.8.1", "2.3.0.4")
+    proxy, replace = replaced(before, after)
+    host = operator(proxy)
+    replace()
+    running = [host.start("duplicati_status") for _ in range(3)]
+    for process in running:
+        out, err = process.communicate(timeout=60)
+        assert (0, "") == (process.returncode, err), out
+    logins = [request.path for request in proxy.requests
+              if request.path in ("/login.cgi", "/api/v1/auth/login")]
+    assert 3 == len(logins)  # of 2.0, a login is two requests
+
+
+def test_a_proxy_that_knows_no_request_of_a_session_is_not_10(play, operator):
+    """404 for a login, a renewal, a logout: 78, or 3."""
+    for release, paths in (("2.0.8.1", ("/login.cgi", "/logout.cgi")),
+                           ("2.3.0.4", ("/api/v1/auth/login", "/api/v1/auth/refresh",
+                                        "/api/v1/auth/refresh/logout"))):
+        server, host = play(release), operator()
+        missing = []
+
+        def change(request, missing=missing):
+            return answer(404, b"") if request.path in missing else None
+
+        with Rude(forward(server, change)) as proxy:
+            host.log_in(proxy.url)
+            end_sessions(server)
+            missing.extend(paths)
+            require_failure(host.inside("duplicati_status"), 78, "no Duplicati server")
+            assert 3 == host.inside("duplicati_logout").code
+
+
 # -- several servers -----------------------------------------------------------------------
 
 def test_servers_are_told_apart_by_name(play, operator):

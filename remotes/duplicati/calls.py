@@ -10,7 +10,8 @@ Source: protocol page of Duplicati, section 3.
 import json
 
 from remotes.duplicati.answers import NO_ENDPOINT, judge
-from remotes.errors import ForeignServerError, NotFoundError, RefusedError
+from remotes.duplicati.session import OtherGenerationError
+from remotes.errors import ForeignServerError, NotFoundError, RefusedError, UnavailableError
 
 _LOG_PAGE = 100
 # The rows of a job that never ran, on servers of the old generation (section 2.7, 11).
@@ -40,7 +41,21 @@ class Duplicati:
         self.session.close()
 
     def raw(self, method, path, **sent):
-        """The Answer of one exchange, whatever its status: see Session.exchange."""
+        """The Answer of one exchange, whatever its status: see Session.exchange. A server that
+        was replaced by one of the other generation is logged into again.
+        """
+        try:
+            return self.session.exchange(method, path, **sent)
+        except OtherGenerationError as error:
+            was_heard, why = self.session.was_heard, error
+        from remotes.duplicati import login  # which few runs need here
+
+        self.session = login.begin_again(self.session, why)
+        if was_heard and method != "GET":
+            # What is to be changed was thought out for the server that was there before.
+            raise UnavailableError(f"the server at {self.base} was replaced by one of another"
+                                   " generation in mid-run, and nothing was changed: run it again",
+                                   kind="server_error")
         return self.session.exchange(method, path, **sent)
 
     def call(self, method, path, **sent):

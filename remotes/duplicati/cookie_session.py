@@ -11,7 +11,6 @@ import base64
 import hashlib
 import urllib.parse
 
-from remotes.duplicati.answers import judge
 from remotes.duplicati.session import Session
 from remotes.errors import ForeignServerError, LoginError
 
@@ -59,6 +58,10 @@ class CookieSession(Session):
         # was started anew), and a new one has just come. 401: the login is gone.
         return answer.status in (400, 401) and not answer.body
 
+    def _is_of_other(self, answer):
+        return answer.status == 401 \
+            and answer.headers.get("WWW-Authenticate", "").startswith("Bearer")
+
     def _renew(self, answer):
         if answer.status == 400:
             if not answer.cookies.get("xsrf-token"):
@@ -68,14 +71,14 @@ class CookieSession(Session):
                 self._save()
                 return
         with self.keeper.renewing():
-            kept = self._kept()
+            kept = self.kept()
             if kept.get("session_auth") not in (None, self._auth):
                 self._xsrf, self._auth = kept.get("xsrf_token"), kept["session_auth"]
                 probed = self._probe()
                 if probed.status == 200:
                     return  # another run has just logged in
                 if probed.status not in (400, 401):
-                    judge(probed, "GET")
+                    self._judged(probed, "GET")
             password = self.credentials.password()
             if password is None:
                 raise self._ended()
@@ -92,7 +95,7 @@ class CookieSession(Session):
         """
         self._auth = None
         answer = self._send("POST", _LOGIN_PATH, None, None, {"form": {"get-nonce": "1"}})
-        said = judge(answer, "POST")
+        said = self._judged(answer, "POST")
         try:
             proof = answer_to(password, said["Nonce"], said["Salt"])
         except (KeyError, TypeError, ValueError):
@@ -102,7 +105,7 @@ class CookieSession(Session):
         self._nonce = None
         if answer.status == 401:
             raise LoginError(f"{self.base} refuses the password")
-        judge(answer, "POST")
+        self._judged(answer, "POST")
         if not self._auth:
             raise ForeignServerError(f"{self.base} gives no session (no Duplicati server is there)")
         self._save()
@@ -124,7 +127,7 @@ class CookieSession(Session):
         had = self._auth is not None
         if had:
             answer = self._send("GET", _LOGOUT_PATH, None, None, {})
-            judge(answer, "GET")
+            self._judged(answer, "GET")
             if answer.body:
                 raise ForeignServerError(f"{self.base} answers a logout as no Duplicati server"
                                          " does")

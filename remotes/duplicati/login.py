@@ -12,6 +12,7 @@ from collections import namedtuple
 
 from remotes.duplicati.answers import judge
 from remotes.duplicati.cookie_session import CookieSession
+from remotes.duplicati.session import SESSION_KEYS, Draft
 from remotes.duplicati.token_session import TokenSession
 from remotes.errors import (
     CertificateError,
@@ -19,6 +20,7 @@ from remotes.errors import (
     LoginError,
     RemotesError,
     SettingsError,
+    UnavailableError,
 )
 from remotes.server import normalize_url
 from remotes.transport import NOT_JSON, one_line
@@ -49,6 +51,42 @@ def new_session(found, draft, transport, credentials, *, tell=lambda line: None)
     if found.xsrf:
         session.begin_with(found.xsrf)
     return session
+
+
+def begin_again(former, why):
+    """The session with the server of the other generation that answers where `former` was one:
+    another run's, or a login of our own. What else is kept of the server stays.
+
+    `why`: the OtherGenerationError, raised where there is no password. Errors: those of a login.
+    """
+    keeper, parts = former.keeper, (former.transport, former.credentials)
+    with keeper.renewing():
+        kept = former.kept()
+        if kept.get("generation") == former.generation:
+            keeper.require_writable()
+            found = find_out(former.base, *parts)
+            if found.generation == former.generation:
+                raise UnavailableError(f"what answers at {found.base} is now of this generation,"
+                                       " now of that", kind="server_error")
+            draft = Draft(keeper.name)
+            fresh = new_session(found, draft, *parts, tell=former.tell)
+            _enter(fresh, found, why)
+            kept = {name: value for name, value in kept.items() if name not in SESSION_KEYS}
+            keeper.replace({**kept, **draft.kept})
+        session = open_session(keeper, *parts, tell=former.tell)
+    session.renewals = former.renewals + 1
+    return session
+
+
+def _enter(fresh, found, why):
+    if not found.wants_login:
+        fresh.keep_open()
+        return
+    password = fresh.credentials.password()
+    if password is None:
+        raise why
+    fresh.tell(f"logging in at {found.base}, which is of another generation now")
+    fresh.log_in(password)
 
 
 def normalize(typed):

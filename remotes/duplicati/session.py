@@ -11,7 +11,8 @@ import contextlib
 import urllib.parse
 
 from remotes import files
-from remotes.errors import LoginError, SettingsError
+from remotes.duplicati.answers import judge
+from remotes.errors import ForeignServerError, LoginError, NotFoundError, SettingsError
 
 # A renewal is one exchange, rarely two; who waits longer than that waits for nothing.
 _LOCK_WAIT_SECONDS = 120.0
@@ -19,6 +20,14 @@ _KEPT_TASKS = 50
 # What belongs to a session, and goes with it.
 SESSION_KEYS = ("access_token", "access_until", "refresh_cookie", "refresh_nonce",
                 "pre_auth_token", "xsrf_token", "session_auth")
+
+
+class OtherGenerationError(LoginError):
+    """What answers is of the generation that the session is none of; `generation` names it."""
+
+    def __init__(self, message, generation):
+        super().__init__(message)
+        self.generation = generation
 
 
 class Keeper:
@@ -142,8 +151,8 @@ class Credentials:
 class Session:
     """A way to talk to the server at `base` (a URL with a slash at its end).
 
-    Subclasses give `_headers`, `_is_refused` and `_renew`. `tell` is called with lines
-    for people who want to know more.
+    Subclasses give `_headers`, `_is_refused`, `_is_of_other` and `_renew`. `tell` is called
+    with lines for people who want to know more.
     """
 
     generation = None
@@ -155,6 +164,7 @@ class Session:
         self.credentials = credentials
         self.tell = tell
         self.renewals = 0  # so often the server did not know this session any more
+        self.was_heard = False  # whether the server has taken a request in it
         self._kept_url = keeper.kept.get("url")
 
     def close(self):
@@ -170,7 +180,8 @@ class Session:
     def exchange(self, method, path, *, query=None, headers=None, **sent):
         """One exchange in this session; gives the Answer. The session is renewed, and the
         request sent again, where the server does not take it any more (it has done nothing
-        then). Errors: those of Transport.exchange, LoginError, SettingsError.
+        then). Errors: those of Transport.exchange, LoginError, SettingsError;
+        OtherGenerationError, and then nothing was done either.
         """
         self._prepare()
         answer = self._send(method, path, query, headers, sent)
@@ -178,13 +189,22 @@ class Session:
             self._renew(answer)
             self.renewals += 1
             answer = self._send(method, path, query, headers, sent)
+        self.was_heard = True
         return answer
 
     def _send(self, method, path, query, headers, sent):
         answer = self.transport.exchange(
             method, self.url(path, query), headers={**self._headers(), **(headers or {})}, **sent)
+        self._require_own_generation(answer)
         self._hear(answer)
         return answer
+
+    def _require_own_generation(self, answer):
+        if self._is_of_other(answer):
+            raise OtherGenerationError(
+                f"the server at {self.base} is of another generation now: log in again with"
+                f" --action=duplicati_login --url={self.base}{self.name_option()}",
+                "cookie" if self.generation == "token" else "token")
 
     def _prepare(self):
         """Before an exchange: what is about to expire is renewed."""
@@ -198,10 +218,22 @@ class Session:
     def _is_refused(self, answer):
         raise NotImplementedError
 
+    def _is_of_other(self, answer):
+        """Whether an answer is one that only servers of the other generation give."""
+        raise NotImplementedError
+
+    def _judged(self, answer, method):
+        """judge, for the session's own requests: every server of its generation has those."""
+        try:
+            return judge(answer, method)
+        except NotFoundError as error:
+            raise ForeignServerError(f"{error}: no Duplicati server is there, or one whose sessions"
+                                     " are others", answer=error.answer) from None
+
     def _renew(self, answer):
         raise NotImplementedError
 
-    def _kept(self):
+    def kept(self):
         """What is kept of the server, read anew by `renewing`. LoginError if that is no longer
         this session's: what belongs to another server must not be sent to this one.
         """

@@ -14,7 +14,6 @@ import json
 import re
 import time
 
-from remotes.duplicati.answers import judge
 from remotes.duplicati.session import SESSION_KEYS, Session
 from remotes.errors import (
     ForeignServerError,
@@ -98,10 +97,13 @@ class TokenSession(Session):
         return answer.status in (401, 500) and not answer.body \
             and bool(self._state.get("access_token"))
 
+    def _is_of_other(self, answer):
+        return answer.status >= 400 and bool(answer.cookies.get("xsrf-token"))
+
     def _renew(self, answer):
         used = self._state.get("access_token")
         with self.keeper.renewing():
-            found = self._kept()
+            found = self.kept()
             kept = {name: found.get(name) for name in SESSION_KEYS}
             if kept.get("access_token") and kept["access_token"] != used:
                 self._state = kept  # another run has just renewed it
@@ -120,12 +122,13 @@ class TokenSession(Session):
             "POST", self.url(_REFRESH_PATH), headers={"Cookie": self._state["refresh_cookie"]},
             document={"Nonce": self._state.get("refresh_nonce") or ""},
         )
+        self._require_own_generation(answer)
         if answer.status == 200:
             self._take(answer)
             self.tell(f"the session at {self.base} was renewed")
             return True
         if answer.status not in (400, 401) and self.credentials.password() is None:
-            judge(answer, "POST")
+            self._judged(answer, "POST")
         return False
 
     def _log_in_again(self):
@@ -137,7 +140,7 @@ class TokenSession(Session):
 
     def _take(self, answer):
         """Keeps what a login or a renewal gave."""
-        document = judge(answer, "POST")
+        document = self._judged(answer, "POST")
         said = document if isinstance(document, dict) else {}
         token, nonce = said.get("AccessToken"), said.get("RefreshNonce")
         if not isinstance(token, str) or not _PLAIN_WORD.fullmatch(token):
@@ -169,11 +172,12 @@ class TokenSession(Session):
         answer = self.transport.exchange("POST", self.url(path), document=document)
         if answer.status == 200:
             return self._take(answer)
+        self._require_own_generation(answer)
         said = answer.json if isinstance(answer.json, dict) else {}
         text = one_line(str(said.get("Error") or answer.summary() or answer.reason))
         if answer.status == 401 and answer.json is not NOT_JSON:
             raise LoginError(f"{self.base} refuses {what}: {text}", answer=said or None)
-        judge(answer, "POST")
+        self._judged(answer, "POST")
         raise ForeignServerError(f"{self.base} answers a login with {answer.status}: {text}")
 
     def use_token(self, token):
@@ -220,7 +224,8 @@ class TokenSession(Session):
             "POST", self.url(_LOGOUT_PATH), headers={"Cookie": state["refresh_cookie"]},
             document={"Nonce": state.get("refresh_nonce") or ""},
         )
-        said = judge(answer, "POST")
+        self._require_own_generation(answer)
+        said = self._judged(answer, "POST")
         if not isinstance(said, dict) or said.get("success") is not True:
             raise ForeignServerError(f"{self.base} answers a logout as no Duplicati server does")
         return True

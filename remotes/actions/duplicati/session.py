@@ -151,19 +151,21 @@ def duplicati_logout(context):
 def duplicati_status(context):
     server = context.duplicati()
     kept = context.settings.duplicati_server(context.values["server"])
-    known = {"server": context.values["server"], "url": server.base,
-             "generation": server.generation}
+    known = {"server": context.values["server"], "url": server.base}
     try:
         state = _asked_state(server)
         system = server.system_info()
-        document = {"status": "OK", **known, "version": _version(system),
-                    "host": system.get("MachineName"), **_state(server, state),
+        document = {"status": "OK", **known, "generation": server.generation,
+                    "version": _version(system), "host": system.get("MachineName"),
+                    **_state(server, state),
                     "session": _session(server.session)}
     except RemotesError as error:
         # What is known without the server is told all the same.
-        error.document.update(known, state=next(
-            (word for kind, word in _TROUBLES.items() if isinstance(error, kind)), "away"),
-                              logged_in=bool(kept.get("access_token") or kept.get("session_auth")
+        other = getattr(error, "generation", None)
+        error.document.update(
+            known, generation=other or server.generation, state=next(
+                (word for kind, word in _TROUBLES.items() if isinstance(error, kind)), "away"),
+            logged_in=other is None and bool(kept.get("access_token") or kept.get("session_auth")
                                              or kept.get("pre_auth_token")))
         raise
     return Reply(document)
