@@ -113,9 +113,7 @@ def _whole(found):
 
 def _things(context, views):
     """The things that --id names, each as its view shows it; 3 if some are not there."""
-    kind, names = _chosen(context, views), context.values["id"] or []
-    if not names:
-        raise UsageError(f"--action={context.values.action.name} needs --id")
+    kind, names = _chosen(context, views), context.values["id"]
     found, missing = [], []
     with contextlib.closing(context.duplicati()) as server:
         for name in names:
@@ -228,9 +226,9 @@ ACTIONS = (
     Action("duplicati_list", "list backups, databases, notifications, serversettings, systeminfo"
            " or tasks", DUPLICATI, ("type",), SESSION, duplicati_list),
     Action("duplicati_get", "show backups or notifications in brief", DUPLICATI,
-           ("type",), ("id", *SESSION), duplicati_get),
+           ("type", "id"), SESSION, duplicati_get),
     Action("duplicati_describe", "show all that there is of backups or notifications", DUPLICATI,
-           ("type",), ("id", *SESSION), duplicati_describe),
+           ("type", "id"), SESSION, duplicati_describe),
     Action("duplicati_logs", "show the log of a backup, of its target (remote), of the server"
            " (stored), or the live one", DUPLICATI, ("type",),
            ("id", "lines", "level", "follow", "since", *SESSION), duplicati_logs),
