@@ -107,8 +107,10 @@ def _loader(yaml):
     return Loader
 
 
-def yaml_text(document):
-    """`document` (JSON values) as YAML that `parse` reads as the same."""
+def yaml_text(document, *, width=100):
+    """`document` (JSON values) as YAML that `parse` reads as the same; texts that are longer
+    than `width` (characters) are folded.
+    """
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -118,7 +120,7 @@ def yaml_text(document):
     # PyYAML writes some line breaks of Unicode as they are; then everything is escaped.
     is_plain = not _BREAKS.search(json.dumps(document, ensure_ascii=False))
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=is_plain,
-                     default_flow_style=False, width=100)
+                     default_flow_style=False, width=width)
 
 
 def json_text(document):

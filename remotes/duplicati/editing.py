@@ -17,12 +17,13 @@ from remotes.duplicati.forms import (
     nearest_of,
     settings_mapping,
 )
-from remotes.duplicati.masking import STARS, masked
+from remotes.duplicati.masking import STARS, masked, placeholders
 from remotes.duplicati.secret_texts import pieces
 from remotes.errors import UsageError
 
 # Texts of a schedule, a filter, a further target, also where there is none yet.
 _TEXTS = ("Time", "Repeat", "Expression", "UrlKey", "TargetUrl")
+_UNFOLDED = 1 << 30  # a line that differs names the field that does
 
 
 # -- the three ways of editing ---------------------------------------------------------------
@@ -194,9 +195,22 @@ def difference(before, after):
     after = _in_order_of(before, after)
     shown, shown_after = masked(before), masked(after)
     return list(difflib.unified_diff(
-        yaml_text(shown).splitlines(),
-        yaml_text(_marked(before, shown, after, shown_after)).splitlines(),
+        yaml_text(shown, width=_UNFOLDED).splitlines(),
+        yaml_text(_marked(before, shown, after, shown_after), width=_UNFOLDED).splitlines(),
         "before", "after", lineterm="", n=2))
+
+
+def unmasked(form, export):
+    """`form` with what the form `export` has in place of each field, or setting, in which the
+    server has hidden a secret. It is for comparing: what is sent is made from `form`.
+    """
+    found = {name: export[name] if name in export and placeholders({name: value}) else value
+             for name, value in form.items()}
+    settings, known = form.get("Settings"), export.get("Settings")
+    if isinstance(settings, dict) and isinstance(known, dict):
+        found["Settings"] = {name: known[name] if name in known and placeholders({name: value})
+                             else value for name, value in settings.items()}
+    return found
 
 
 def _in_order_of(before, after):

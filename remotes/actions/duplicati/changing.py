@@ -11,7 +11,13 @@ from remotes.actions.context import DUPLICATI, Action, Reply
 from remotes.actions.duplicati import SESSION
 from remotes.actions.duplicati.acting import one_backup_id
 from remotes.actions.duplicati.asking import require_yes
-from remotes.errors import ForeignServerError, RefusedError, UsageError
+from remotes.errors import (
+    ForeignServerError,
+    LoginError,
+    NotFoundError,
+    RefusedError,
+    UsageError,
+)
 
 _READ_AT_MOST = 64 << 20
 
@@ -159,9 +165,12 @@ def _change(context, server, backup_id, before, edited, metadata=None):
     """Shows what the completed form `edited` changes, asks, and sends it; a Reply."""
     from remotes.duplicati.editing import difference
     from remotes.duplicati.forms import editable
+    from remotes.duplicati.masking import placeholders
 
     form = editable(before)
     lines = difference(form, edited)
+    if placeholders(form) != placeholders(edited):
+        lines = _with_secrets_compared(server, backup_id, form, edited, lines)
     if metadata is not None and metadata != before["Backup"].get("Metadata"):
         lines.append("+Metadata: " + ("as in the file" if metadata else "none"))
     document = {"status": "OK", "changed": False, "id": backup_id, "name": form.get("Name"),
@@ -177,6 +186,24 @@ def _change(context, server, backup_id, before, edited, metadata=None):
     _send(server, backup_id, form, edited, metadata)
     del document["status"]
     return _checked(context, server, backup_id, edited, document, done="changed")
+
+
+def _with_secrets_compared(server, backup_id, form, edited, lines):
+    """The difference, with the secrets that the server hides compared, too; never shown.
+
+    `lines` again where the server exports nothing: a secret that was written may be another.
+    """
+    from remotes.actions.duplicati.exporting import exported
+    from remotes.duplicati.editing import difference, unmasked
+    from remotes.duplicati.forms import editable
+    from remotes.duplicati.masking import restored
+
+    try:
+        export = editable(exported(server, backup_id, with_passwords=True).json)
+        form = unmasked(form, export)
+        return difference(form, restored(edited, form))
+    except (RefusedError, NotFoundError, LoginError, ForeignServerError):
+        return lines
 
 
 def _send(server, backup_id, form, edited, metadata):

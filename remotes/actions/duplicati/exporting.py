@@ -53,18 +53,29 @@ def _content(context, server, backup_id, passphrase):
 
 
 def _plain(context, server, backup_id):
-    from remotes.duplicati import answers, documents
+    from remotes.duplicati import documents
 
-    query = {"export-passwords": not context.values["no_passwords"]}
+    answer = exported(server, backup_id, with_passwords=not context.values["no_passwords"])
+    if context.values["file_format"] == "json":
+        return answer.body.removeprefix(b"\xef\xbb\xbf")
+    return documents.yaml_text(documents.parse(answer.body, "the export")).encode()
+
+
+def exported(server, backup_id, *, with_passwords):
+    """The server's answer whose JSON is the export of a backup: {"Backup", "Schedule", …}.
+
+    Errors: ForeignServerError and those of a call.
+    """
+    from remotes.duplicati import answers
+
+    query = {"export-passwords": with_passwords}
     if not server.is_legacy:
         query["token"] = _token(server)
     answer = server.raw("GET", f"v1/backup/{backup_id}/export", query=query)
     document = answers.judge(answer, "GET")
     if not isinstance(document, dict) or not isinstance(document.get("Backup"), dict):
         raise ForeignServerError(f"{server.base} gives what is no export of a backup")
-    if context.values["file_format"] == "json":
-        return answer.body.removeprefix(b"\xef\xbb\xbf")
-    return documents.yaml_text(documents.parse(answer.body, "the export")).encode()
+    return answer
 
 
 def _token(server):
