@@ -559,10 +559,9 @@ def test_what_one_release_has_exported_another_one_takes(start, release, to):
     backup, schedule = stored(other, result.answer["id"])
     assert "pass phrase" == setting(backup, "passphrase")
     assert "AllowedWeekDays=Monday,Tuesday" == schedule["Rule"]
-    # What a server hides may be another secret: only one that shows it can say "nothing to do".
-    hides = to in ("2.3.0.4", "today")
-    result = run(other, "update", "--id=Home", f"--file={path}", "--confirm=Home")
-    assert (0, hides) == (result.code, result.answer["changed"]), result
+    result = run(other, "update", "--id=Home", f"--file={path}")
+    assert (0, False, []) == (result.code, result.answer["changed"],
+                              result.answer["difference"]), result
     assert (backup, schedule) == stored(other, backup["ID"])
 
 
@@ -703,6 +702,31 @@ def test_an_update_replaces_the_backup_by_the_file(start, release):
     backup_now, schedule_now = stored(host)
     assert backup == backup_now
     assert {**schedule, "ID": schedule_now["ID"]} == schedule_now
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_only_secrets_that_differ_are_changed(start, release):
+    """Also where the server hides them: the secret that is there already is no change, and of
+    two in one file the other alone is told. None is shown.
+    """
+    host = start(release)
+    [path] = exported(host, "--id=1")
+    result = run(host, "update", "--id=1", f"--file={path}")
+    assert (0, False, []) == (result.code, result.answer["changed"],
+                              result.answer["difference"]), result
+    (host.folder / "s").write_text("pass phrase")
+    result = run(host, "edit", "--id=1", "--set", "Settings.passphrase=@s")
+    assert (0, False) == (result.code, result.answer["changed"]), result
+    assert [] == requests_of(host, "PUT")
+    Path(path).write_text(read(path).decode().replace("hunter22", "n3w-secret"))
+    result = run(host, "update", "--id=1", f"--file={path}", "--confirm=yes")
+    assert (0, True) == (result.code, result.answer["changed"]), result
+    no_secret_in(result, "n3w-secret")
+    changed = [line for line in result.answer["difference"] if line[:1] in "+-"][2:]
+    assert ["-TargetURL", "+TargetURL"] == [line.partition(":")[0] for line in changed]
+    backup, _ = stored(host)
+    assert "n3w-secret" in backup["TargetURL"]
+    assert "pass phrase" == setting(backup, "passphrase")
 
 
 @pytest.mark.parametrize("content, code, words", [
@@ -942,6 +966,23 @@ def test_the_password_is_changed(start, release):
                      f"--password_file={host.folder / name}")
         assert code == result.code, result
     host.state.expire_tokens()
+    assert 0 == run(host, "list", "--type=backups").code
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_password_that_is_in_force_is_no_change(start, release):
+    """Proved before; nothing is sent, and the session goes on, also after a wrong guess."""
+    host = start(release)
+    (host.folder / "same").write_text(PASSWORD + "\n")
+    result = run(host, "set", f"--password_file={host.folder / 'same'}")
+    assert (0, False) == (result.code, result.answer["changed"]), result
+    no_secret_in(result)
+    assert [] == requests_of(host, "PATCH")
+    (host.folder / "new").write_text("new-correct-horse\n")
+    for changed in (True, False):
+        result = run(host, "set", f"--password_file={host.folder / 'new'}")
+        assert (0, changed) == (result.code, result.answer["changed"]), result
+    assert 1 == len(requests_of(host, "PATCH"))
     assert 0 == run(host, "list", "--type=backups").code
 
 

@@ -94,6 +94,37 @@ def _set_password(server, path):
     from remotes import files
 
     password = files.read_secret(path, "new password")
+    is_in_force = _is_in_force(server, password)
+    if not is_in_force:
+        _send_password(server, password)
+    if server.session.keeper.kept.get("password_file"):
+        server.session.keeper.save({"password_file": path})
+    return Reply({"status": "OK", "changed": not is_in_force, "message": (
+        "that is the server's password already" if is_in_force
+        else "the server has the new password; sessions that are open stay so")})
+
+
+def _is_in_force(server, password):
+    """Whether the server has this password now; asked so that no session is touched."""
+    import base64
+    import hashlib
+    import hmac
+
+    if not server.is_legacy:
+        try:
+            _prove(server, password)
+        except LoginError:
+            return False
+        return True
+    settings = server.server_settings()
+    try:
+        kept, salt = (base64.b64decode(settings.get(name) or "") for name in (_PASSWORD, _SALT))
+    except (TypeError, ValueError):
+        return False
+    return hmac.compare_digest(kept, hashlib.sha256(password.encode() + salt).digest())
+
+
+def _send_password(server, password):
     document = _salted(password) if server.is_legacy else {_PASSWORD: password}
     server.call("PATCH", "v1/serversettings", document=document)
     try:
@@ -101,10 +132,6 @@ def _set_password(server, path):
     except LoginError as error:
         raise RemotesError("the server says OK, and refuses the new password", answer=error.answer
                            ) from error
-    if server.session.keeper.kept.get("password_file"):
-        server.session.keeper.save({"password_file": path})
-    return Reply({"status": "OK", "changed": True, "message": "the server has the new password;"
-                  " sessions that are open stay so"})
 
 
 def _salted(password):
