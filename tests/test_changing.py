@@ -669,6 +669,22 @@ def test_files_are_private_from_the_start_and_overwrite_nothing(start):
         path.name for path in host.folder.glob("*.yml") if path.name != "settings.yml"}
 
 
+def test_a_folder_for_several_backups_is_made(start):
+    """Private; one whose parent is not there is told. One backup goes to a file of that name."""
+    host = start()
+    folder = host.folder / "exports"
+    former = os.umask(0)
+    try:
+        paths = exported(host, "--all", "--output_path=exports")
+    finally:
+        os.umask(former)
+    assert [str(folder / f"{name}-duplicati-config.yml") for name in ("Home", "Plain")] == paths
+    assert 0o700 == stat.S_IMODE(os.stat(folder).st_mode)
+    result = run(host, "export", "--all", "--output_path=no/such")
+    assert (78, True) == (result.code, "make the folder" in result.answer["message"]), result
+    assert [str(host.folder / "one")] == exported(host, "--id=1", "--output_path=one")
+
+
 def test_names_of_files_lead_nowhere_and_are_told_apart(start):
     """Names with separators, control characters, and such as some systems take for the same."""
     jobs = [{"name": name, "files": {"a": "a"}, "settings": {"--no-encryption": "true"}}

@@ -90,17 +90,26 @@ def _paths(context, names, *, is_encrypted):
     """The path of each backup's file (ID -> path), none of which is there without --force."""
     values = context.values
     target = values["output_path"] or os.getcwd()
+    if len(names) > 1 and not os.path.lexists(target):
+        _make_folder(target)
     if os.path.isdir(target):
         paths = _paths_in(target, names, _ending(context, is_encrypted))
     elif len(names) == 1:
         paths = dict.fromkeys(names, target)
     else:
-        raise UsageError(f"--output_path {target} must be a folder that is there, for"
-                         f" {len(names)} backups")
+        raise UsageError(f"--output_path {target} must be a folder, for {len(names)} backups")
     for path in paths.values():
         if os.path.lexists(path) and not values["force"]:
             raise _is_there(path)
     return paths
+
+
+def _make_folder(path):
+    from remotes import files
+
+    with files.told("make the folder", path), contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        files.sync_folder(path)
 
 
 def _ending(context, is_encrypted):
