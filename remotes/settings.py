@@ -21,6 +21,13 @@ _SECTIONS = ("host", "server", "endpoints", "duplicati", "tasks")
 _LOCK_WAIT_SECONDS = 30.0
 # UUID and token are 684 characters each; an INI's copy is written, too.
 _LONGEST_CHANGE_BYTES = 8192
+# What is kept of a Duplicati server, where it is no text; keys of other versions may be anything.
+_SERVER_TEXTS = {
+    "url", "generation", "access_token", "refresh_cookie", "refresh_nonce", "pre_auth_token",
+    "xsrf_token", "session_auth", "ca_file", "client_certificate", "client_key", "pin",
+    "basic_user", "basic_password_file", "password_file"}
+_SERVER_KINDS = {"access_until": (int, float), "insecure": bool, "tasks": dict}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INI_SECTION = re.compile(r"^\[(host|server|endpoints)\]\s*$", re.MULTILINE)
 
 
@@ -102,6 +109,29 @@ def _check_shape(document, path):
                 raise SettingsError(f"{path}: `{section}: {name}` must be a single value")
 
 
+def _belongs(key, value):
+    """Whether `value` can be what is kept of a Duplicati server as `key`."""
+    if key in _SERVER_KINDS:
+        is_truth = isinstance(value, bool)  # which is a number, too
+        return isinstance(value, _SERVER_KINDS[key]) and is_truth == (key == "insecure")
+    if key not in _SERVER_TEXTS:
+        return True
+    if not isinstance(value, str) or _CONTROL.search(value):
+        return False
+    return key != "url" or _is_url(value)
+
+
+def _is_url(text):
+    import urllib.parse
+
+    try:
+        parts = urllib.parse.urlsplit(text)
+        parts.port  # noqa: B018  (a port that is no number raises here)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
 class Settings:
     """The settings file at `path`, read once; `changing` writes it.
 
@@ -163,12 +193,14 @@ class Settings:
         return servers
 
     def duplicati_server(self, name):
-        """What is kept of the Duplicati server `name`; an empty mapping if nothing is."""
+        """What is kept of the Duplicati server `name`; an empty mapping if nothing is.
+
+        Whatever somebody has made of it: what is there is of the kind that belongs there,
+        a text of one line for most. Errors: SettingsError.
+        """
         kept = self.duplicati_servers().get(name) or {}
         for key, value in kept.items():
-            is_right = isinstance(value, dict) if key == "tasks" else \
-                isinstance(value, (str, int, float)) or value is None
-            if not is_right:
+            if value is not None and not _belongs(key, value):
                 raise SettingsError(f"{self.path}: `duplicati: servers: {name}: {key}` is not what"
                                     " belongs there")
         return kept

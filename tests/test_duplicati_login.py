@@ -11,6 +11,7 @@ import socket
 import subprocess
 
 import pytest
+import yaml
 
 from tests import rude
 from tests.certificates import Authority
@@ -491,3 +492,43 @@ def test_settings_that_somebody_has_spoilt_are_no_fault_of_ours(play, operator, 
     assert result.code in (0, 12, 78), result
     if result.code:
         require_failure(result, result.code)
+
+
+@pytest.mark.parametrize("changes", [
+    {key: value} for key in ("password_file", "access_token", "refresh_cookie", "refresh_nonce",
+                             "basic_user", "pin", "ca_file", "generation", "pre_auth_token")
+    for value in (True, 5, 0, 1.5, ["a"], {"a": "b"}, "a\nb", "a\u2028b")] + [
+    {"url": value}
+    for value in (True, 5, "x", "ftp://nas/", "http://", "http://nas:x/", "a\nb")] + [
+    {"access_until": "soon"}, {"access_until": True}, {"insecure": "yes"}, {"insecure": 1},
+    {"tasks": 5}, {"tasks": []}], ids=str)
+@pytest.mark.parametrize("action", ["duplicati_status", "duplicati_logout", "duplicati_login"])
+def test_what_is_kept_of_a_server_is_of_the_kind_that_belongs_there(operator, action, changes):
+    """78, and the line names file, server and key; nothing is asked, and no descriptor opened."""
+    host = operator()
+    host.settings.write_text(yaml.safe_dump({"duplicati": {"servers": {"default": {
+        "url": "http://127.0.0.1:1/", "generation": "token", "access_token": "a", **changes}}}}))
+    words = ["--url=http://127.0.0.1:1/"] if action == "duplicati_login" else []
+    result = host.inside(action, *words)
+    require_failure(result, 78, f"{host.settings}: `duplicati: servers: default: {[*changes][0]}`"
+                                " is not what belongs there")
+
+
+@TOKENS
+@pytest.mark.parametrize("token", [None, ""])
+@pytest.mark.parametrize("way", ["cookie", "password", "neither"])
+def test_a_session_whose_access_token_was_lost_gets_another(play, operator, release, token, way):
+    """By the refresh cookie, or by the password file; 12 without either."""
+    server, host = play(release), operator()
+    if way == "password":
+        host.log_in(server.url)
+        change_kept(host, refresh_cookie=None)
+    else:
+        assert 0 == log_in(host, server).code
+    change_kept(host, access_token=token, **({"refresh_cookie": ""} if way == "neither" else {}))
+    result = host.inside("duplicati_status")
+    if way == "neither":
+        require_failure(result, 12, "--action=duplicati_login")
+        return
+    assert (0, "") == (result.code, result.err), result
+    assert host.kept()["access_token"] and host.kept()["refresh_cookie"]

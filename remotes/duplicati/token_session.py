@@ -94,8 +94,11 @@ class TokenSession(Session):
 
     def _is_refused(self, answer):
         # 500 without a word: the token's family was revoked (section 1.6).
-        return answer.status in (401, 500) and not answer.body \
-            and bool(self._state.get("access_token"))
+        if self._state.get("access_token"):
+            return answer.status in (401, 500) and not answer.body
+        # No token is there, and the server, no proxy before it, wants one after all.
+        return answer.status == 401 and not self._state.get("pre_auth_token") \
+            and answer.headers.get("WWW-Authenticate", "").startswith("Bearer")
 
     def _is_of_other(self, answer):
         return answer.status >= 400 and bool(answer.cookies.get("xsrf-token"))
