@@ -507,6 +507,10 @@ def test_a_merge_patch_from_a_file(start, release):
     (("--id", "1", "2", "--set", "Name=x"), 2, "one --id"),
     (("--id=1", "--set", "Name=Plain", "--confirm=yes"), 1, "a backup named 'Plain' already"),
     (("--id=1", "--set", "Schedule.Repeat=1s", "--confirm=yes"), 1, "more than 5 minutes"),
+    (("--id=1", "--set", "=5"), 2, "no place is named: PATH=VALUE"),
+    (("--id=1", "--set", "Backup.=5"), 2, "no place is named: PATH=VALUE"),
+    (("--id=2", "--set", "Schedule.Repeat=1D"), 2, "Schedule needs Time, a text, as in --set"
+     " Schedule.Time=2030-01-01T13:00:00Z Schedule.Repeat=1D"),
 ])
 def test_an_edit_that_cannot_be_is_refused_with_a_hint(start, words, code, hint):
     """By the client, or in the server's words; nothing is changed."""
@@ -515,6 +519,20 @@ def test_an_edit_that_cannot_be_is_refused_with_a_hint(start, words, code, hint)
     result = run(host, "edit", *words)
     assert (code, True) == (result.code, hint in result.answer["message"]), result
     assert before == stored(host)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_servers_no_is_told_in_its_own_words(start, release):
+    """Without a line of the protocol; the whole answer stands beside it."""
+    host = start(release)
+    result = run(host, "edit", "--id=1", "--set", "Schedule.Repeat=often", "--confirm=yes")
+    assert (1, "refused") == (result.code, result.answer["kind"]), result
+    said = result.answer["answer"]
+    assert f"the server refuses the backup: {said.get('Error') or said.get('Message')}" \
+        == result.answer["message"]
+    (host.folder / "f").write_text("{Name: A, TargetURL: 'file:///x'}")
+    result = run(host, "create", f"--file={host.folder / 'f'}")
+    assert result.answer["message"].startswith("the server refuses the backup: Invalid source")
 
 
 # -- export, create, update ----------------------------------------------------------------------

@@ -178,6 +178,8 @@ def _own_names(document):
 
 
 def _require_known(form, name):
+    if not name:
+        raise UsageError("no place is named: PATH=VALUE, such as Settings.keep-versions=5")
     if name in READ_ONLY:
         raise UsageError(f"{name} is what the server says, and cannot be edited")
     if name not in form:

@@ -174,8 +174,9 @@ def _even_schedule(schedule, before):
             raise UsageError(f"a schedule has no {name}" + nearest_of(name, SCHEDULE_FIELDS))
     for name in ("Time", "Repeat"):
         if not isinstance(schedule.get(name), str):
-            raise UsageError(f"Schedule needs {name}: Time (2030-01-01T13:00:00Z, the next run)"
-                             " and Repeat (1D)")
+            raise UsageError(f"Schedule needs {name}, a text, as in --set"
+                             " Schedule.Time=2030-01-01T13:00:00Z Schedule.Repeat=1D (the next run,"
+                             " and how often)")
     if schedule.get("AllowedDays") is not None:
         schedule["AllowedDays"] = _even_days(schedule["AllowedDays"], known.get("AllowedDays"))
     return schedule

@@ -20,6 +20,7 @@ from remotes.errors import (
 )
 
 _READ_AT_MOST = 64 << 20
+_LONGEST_TEXT = 500
 
 
 def duplicati_edit(context):
@@ -89,7 +90,7 @@ def duplicati_create(context):
         try:
             answer = server.call("POST", "v1/backups", document=new_body(form, metadata))
         except RefusedError as error:
-            raise _with_hint(error, form, "duplicati_update --id would change it") from error
+            raise _refused(error, form, "duplicati_update --id would change it") from error
         made = answer.get("ID") if isinstance(answer, dict) else None
         if not isinstance(made, (str, int)) or not re.fullmatch(r"[0-9A-Za-z-]+", str(made)):
             raise ForeignServerError(f"{server.base} makes a backup and does not name it",
@@ -99,12 +100,19 @@ def duplicati_create(context):
         return _checked(context, server, backup_id, form, document, done="made")
 
 
-def _with_hint(error, form, hint):
-    """A name that is taken is told as such, whatever the server calls it."""
-    if isinstance(error.answer, dict) and "already exists" in str(error.answer.get("Error")):
-        return RefusedError(f"there is a backup named {form['Name']!r} already: {hint}",
-                            answer=error.answer)
-    return error
+def _refused(error, form, hint):
+    """The server's no in its own words; a name that is taken as such, whatever it calls it."""
+    from remotes.transport import one_line
+
+    said = error.answer if isinstance(error.answer, dict) else {}
+    text = one_line(str(said.get("Error") or said.get("Message") or ""), _LONGEST_TEXT)
+    if not text:
+        return error
+    is_taken = "already exists" in text
+    refused = RefusedError(f"there is a backup named {form['Name']!r} already: {hint}" if is_taken
+                           else f"the server refuses the backup: {text}", answer=error.answer)
+    refused.code = error.code
+    return refused
 
 
 def duplicati_update(context):
@@ -228,7 +236,7 @@ def _send(server, backup_id, form, edited, metadata):
     try:
         server.call("PUT", f"v1/backup/{backup_id}", document=sent)
     except RefusedError as error:
-        raise _with_hint(error, edited, "choose another name") from error
+        raise _refused(error, edited, "choose another name") from error
 
 
 def _moved(form):
