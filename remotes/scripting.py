@@ -20,21 +20,32 @@ def act(action_name, **options):
     """Runs an action; gives its answer, a mapping, with its exit code as `exit`.
 
     `options` are those of the command line, under the same names; a list where several
-    words can stand. What is left out comes from environment, config and settings; within
-    a command of the server those of the host ($REMOTES_SETTINGS). A failure gives the
-    answer that the command line gives: {"status": "ERROR", "exit", "kind", "message"}.
+    words can stand; confirm=True is yes, which is no name of what is destroyed. What is
+    left out, or None, comes from environment, config and settings; within a command of
+    the server those of the host ($REMOTES_SETTINGS). A failure gives the answer that the
+    command line gives: {"status": "ERROR", "exit", "kind", "message"}.
     Monitors and --follow, which do not end, are not for this.
     """
     masked = _masked if options.get("show_secrets") is not True else _as_it_is
     try:
         action = find_action(action_name)
         masked = masked if action.family == DUPLICATI else _as_it_is
-        given = {name: value for name, value in options.items() if value is not None}
-        context = build_context(action, given, os.environ, _tell, lambda event: None)
+        context = build_context(action, _given(options), os.environ, _tell, lambda event: None,
+                                source="act")
         reply = action.run(context)
     except RemotesError as error:
         return masked(error.as_document())
     return masked({**(reply.document or {}), "exit": reply.exit_code})
+
+
+def _given(options):
+    """The options that say something, as the command line has them."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(given.get("confirm"), bool):
+        del given["confirm"]
+        if options["confirm"]:
+            given["confirm"] = "yes"
+    return given
 
 
 def _tell(line):

@@ -1,6 +1,7 @@
 """scripting.py: what a command of the server can do with the host's Duplicati."""
 
 import json
+import os
 
 from remotes.actions import OPTIONS
 from remotes.scripting import act
@@ -35,6 +36,29 @@ def test_a_failure_is_an_answer_too(play, operator, monkeypatch):
                         (78, act("duplicati_status", server="elsewhere"))):
         assert ("ERROR", code) == (found["status"], found["exit"])
         assert found["message"] and json.dumps(found)
+
+
+def test_true_confirms_and_false_does_not(play, operator, monkeypatch):
+    """True is yes: enough for a change, not for what is destroyed by its name."""
+    host = operator(play("2.3.0.4", job("Home")))
+    settings_of(host, monkeypatch)
+    edit = {"id": "Home", "set": "Description=x"}
+    with open(os.devnull) as nobody:
+        monkeypatch.setattr("sys.stdin", nobody)
+        unconfirmed = [act("duplicati_edit", **edit, confirm=confirm) for confirm in (False, None)]
+    for answer in unconfirmed:
+        assert (2, True) == (answer["exit"], "needs --confirm=yes" in answer["message"]), answer
+    answer = act("duplicati_edit", **edit, confirm=True)
+    assert (0, True) == (answer["exit"], answer["changed"]), answer
+    answer = act("duplicati_delete", type="backup", id="Home", confirm=True)
+    assert (2, True) == (answer["exit"], "its name is 'Home'" in answer["message"]), answer
+
+
+def test_an_option_of_a_wrong_kind_is_told_without_a_command_line(play, operator, monkeypatch):
+    """There is none."""
+    settings_of(operator(play("2.3.0.4", job("Home"))), monkeypatch)
+    answer = act("duplicati_run", id="Home", wait="perhaps")
+    assert (2, "act: wait must be true or false") == (answer["exit"], answer["message"])
 
 
 def test_secrets_are_masked_unless_they_are_asked_for(play, operator, monkeypatch):

@@ -19,8 +19,11 @@ def find_action(name):
     return ACTIONS[name]
 
 
-def build_context(action, typed, environ, tell, emit):
-    """The action's Context, from the command line and all files. Errors: Usage, Settings."""
+def build_context(action, typed, environ, tell, emit, *, source="command line"):
+    """The action's Context, from the command line and all files. Errors: Usage, Settings.
+
+    `source`: where `typed` stands, for errors.
+    """
     from remotes.actions.context import Context
     from remotes.settings import default_path
 
@@ -28,10 +31,10 @@ def build_context(action, typed, environ, tell, emit):
     for name in typed:
         if name not in taken:
             raise UsageError(f"--action={action.name} takes no --{name}")
-    typed = {name: convert(OPTIONS[name], value, "command line") for name, value in typed.items()}
+    typed = {name: convert(OPTIONS[name], value, source) for name, value in typed.items()}
     config_path = typed.get("config") or environ.get("REMOTES_CONFIG") or None
     values = Values(action, taken, typed, environ, load_config(config_path, ACTIONS))
     return Context(
         values, values["settings"] or default_path(environ), environ=environ, tell=tell, emit=emit,
-        reload=lambda: build_context(action, typed, environ, tell, emit),
+        reload=lambda: build_context(action, typed, environ, tell, emit, source=source),
     )
