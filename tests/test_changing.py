@@ -391,7 +391,7 @@ def test_nothing_is_changed_unconfirmed(start):
     result = run(host, "edit", *words, "--confirm=Plain")
     assert (2, True) == (result.code, "nothing was changed" in result.answer["message"])
     result = run(host, "edit", *words, "--dry_run")
-    assert (0, False) == (result.code, result.answer["changed"])
+    assert (0, False, True) == (result.code, result.answer["changed"], result.answer["dry_run"])
     assert "+Description: x" in result.answer["difference"]
     assert before == stored(host)
     for number, word in enumerate(("Home", "1", "yes")):
@@ -730,8 +730,11 @@ def test_an_update_replaces_the_backup_by_the_file(start, release):
                     "Settings.passphrase=typed", "Schedule=null", "--confirm=yes").code
     result = run(host, "update", "--id=1", f"--file={path}")
     assert (2, True) == (result.code, "--confirm" in result.answer["message"])
+    result = run(host, "update", "--id=1", f"--file={path}", "--dry_run")
+    assert (0, False, True) == (result.code, result.answer["changed"], result.answer["dry_run"])
     result = run(host, "update", "--id=1", f"--file={path}", "--confirm=Home")
     assert (0, True) == (result.code, result.answer["changed"]), result
+    assert "dry_run" not in result.answer
     no_secret_in(result)
     backup_now, schedule_now = stored(host)
     assert backup == backup_now

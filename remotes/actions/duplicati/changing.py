@@ -183,6 +183,8 @@ def _change(context, server, backup_id, before, edited, metadata=None):
         lines.append("+Metadata: " + ("as in the file" if metadata else "none"))
     document = {"status": "OK", "changed": False, "id": backup_id, "name": form.get("Name"),
                 "difference": lines}
+    if context.values["dry_run"]:
+        document["dry_run"] = True
     if not lines:
         return Reply({**document, "message": "that is what it is already"})
     for line in lines:
