@@ -810,6 +810,23 @@ def test_a_backup_that_was_made_otherwise_than_told_is_said_to_be_made(start):
     assert "-OperationType: Sync" in result.answer["not_as_sent"]
 
 
+@pytest.mark.parametrize("option, action, words", [
+    ("--file", "create", ("--file=/no/such",)),
+    ("--file", "update", ("--id=1", "--file=/no/such")),
+    ("--patch", "edit", ("--id=1", "--patch=/no/such")),
+    ("--set Settings.x", "edit", ("--id=1", "--set", "Settings.x=@/no/such")),
+    ("--passphrase_file", "export", ("--id=1", "--passphrase_file=/no/such")),
+    ("--value", "set", ("--name=startup-delay", "--value=@/no/such")),
+    ("--password_file", "set", ("--password_file=/no/such",)),
+])
+def test_a_file_that_is_not_there_is_told_with_its_option(start, option, action, words):
+    """Several options name files: which one is wrong, and the file."""
+    result = run(start(), action, *words)
+    assert (78, "settings") == (result.code, result.answer["kind"]), result
+    assert result.answer["message"].startswith(f"{option}: cannot read "), result
+    assert "/no/such: " in result.answer["message"]
+
+
 # -- delete --------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -8,7 +8,7 @@ afterwards. Leaves alone: what a backup is (forms), how changes are said (editin
 import contextlib
 
 from remotes.actions.context import DUPLICATI, Action, Reply
-from remotes.actions.duplicati import SESSION
+from remotes.actions.duplicati import SESSION, naming
 from remotes.actions.duplicati.acting import one_backup_id
 from remotes.actions.duplicati.asking import require_yes
 from remotes.errors import (
@@ -68,7 +68,10 @@ def _assigned_value(context, path, value):
     from remotes.duplicati.masking import is_secret, masked_text
 
     if value.startswith("@") and not path.startswith("Sources."):
-        return value[1:] if value.startswith("@@") else files.read_secret(value[1:], path)
+        if value.startswith("@@"):
+            return value[1:]
+        with naming(f"--set {path}"):
+            return files.read_secret(value[1:], path)
     if is_secret(path.removeprefix("Settings."), value) or masked_text(value) != value:
         context.tell(f"--set {path}: a secret on a command line can be seen by everybody on this"
                      " host while the client runs: @FILE in its place reads it from a file")
@@ -135,7 +138,7 @@ def _document(context, name):
     from remotes.duplicati import documents
 
     path = context.values[name]
-    with files.told("read", path), open(path, "rb") as stream:
+    with naming(f"--{name}"), files.told("read", path), open(path, "rb") as stream:
         content = stream.read(_READ_AT_MOST + 1)
     if content.startswith(b"AES"):
         from remotes import aescrypt
@@ -143,7 +146,8 @@ def _document(context, name):
         if aescrypt.is_container(content):
             if name != "file" or context.values["passphrase_file"] is None:
                 raise UsageError(f"{path} is encrypted: --passphrase_file says with what")
-            passphrase = files.read_secret(context.values["passphrase_file"], "passphrase")
+            with naming("--passphrase_file"):
+                passphrase = files.read_secret(context.values["passphrase_file"], "passphrase")
             content = aescrypt.decrypt(content, passphrase, path)
     document = documents.parse(content, path)
     if not isinstance(document, dict):

@@ -9,7 +9,7 @@ import os
 import time
 
 from remotes.actions.context import DUPLICATI, Action, Reply
-from remotes.actions.duplicati import SESSION
+from remotes.actions.duplicati import SESSION, naming
 from remotes.actions.duplicati.acting import backup_ids
 from remotes.errors import ForeignServerError, RefusedError, RemotesError, UsageError
 
@@ -21,7 +21,8 @@ def duplicati_export(context):
 
     passphrase = None
     if context.values["passphrase_file"] is not None:
-        passphrase = files.read_secret(context.values["passphrase_file"], "passphrase")
+        with naming("--passphrase_file"):
+            passphrase = files.read_secret(context.values["passphrase_file"], "passphrase")
     with contextlib.closing(context.duplicati()) as server:
         ids = backup_ids(context, server)
         names = {str(row["Backup"].get("ID")): str(row["Backup"].get("Name"))

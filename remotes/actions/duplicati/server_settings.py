@@ -11,7 +11,7 @@ import contextlib
 import os
 
 from remotes.actions.context import DUPLICATI, Action, Reply
-from remotes.actions.duplicati import SESSION
+from remotes.actions.duplicati import SESSION, naming
 from remotes.actions.duplicati.asking import require_yes
 from remotes.errors import LoginError, RefusedError, RemotesError, UsageError
 
@@ -83,7 +83,10 @@ def _require_known(name, settings, *, force):
 def _wanted_value(value, name):
     from remotes import files
 
-    return files.read_secret(value[1:], name) if value.startswith("@") else value
+    if not value.startswith("@"):
+        return value
+    with naming("--value"):
+        return files.read_secret(value[1:], name)
 
 
 def _text(value):
@@ -93,7 +96,8 @@ def _text(value):
 def _set_password(server, path):
     from remotes import files
 
-    password = files.read_secret(path, "new password")
+    with naming("--password_file"):
+        password = files.read_secret(path, "new password")
     is_in_force = _is_in_force(server, password)
     if not is_in_force:
         _send_password(server, password)
