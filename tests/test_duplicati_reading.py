@@ -516,3 +516,35 @@ def test_the_stored_log_is_followed_within_one_second(play, operator, release):
             assert name == next_line(process)["Message"]
         server.state.store.add_error("1", "fourth", "", moment + 1)
         assert "fourth" == next_line(process)["Message"]
+
+
+# -- what is not there ---------------------------------------------------------------------
+
+@ALL
+def test_a_backup_that_is_named_in_digits_is_pointed_out(play, operator, release):
+    """Digits are an ID, never a name: 10, with the number of the one that is named so. A name
+    that nobody bears says no more than that there is none.
+    """
+    server = play(release, job("Home"), job("12345"))
+    host = operator(server)
+    for action in ("duplicati_run", "duplicati_versions", "duplicati_get"):
+        words = ["--type=backup"] if action == "duplicati_get" else []
+        for name, more in (("12345", "; one has that name: its number is 2"), ("54321", "")):
+            result = host.inside(action, f"--id={name}", *words)
+            assert (10, f"{server.url} has no backup {name}{more}") == (
+                result.code, result.answer["message"]), (action, result)
+    for kind in ("backup", "remote"):
+        result = host.inside("duplicati_logs", f"--type={kind}", "--id=12345")
+        assert result.code in (0, 10)  # some releases have an empty log for any number
+        if result.code:
+            assert "its number is 2" in result.answer["message"]
+
+
+@ALL
+def test_a_task_that_is_not_known_says_where_its_end_is_told(play, operator, release):
+    """10, and the next step."""
+    server = play(release, job("Home"))
+    result = operator(server).inside("duplicati_wait", "--task=99")
+    assert (10, f"{server.url} has no task 99: it was started anew, or has forgotten it; how the"
+                " last run of a backup ended: --action=duplicati_logs --type=backup --id=…") == (
+        result.code, result.answer["message"])

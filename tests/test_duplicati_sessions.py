@@ -236,7 +236,7 @@ def test_nothing_is_rotated_that_could_not_be_kept(play, operator, release):
     finally:
         host.folder.chmod(0o700)
     require_failure(Result(process.returncode, process.stdout, process.stderr), 78,
-                    "Permission denied")
+                    "Permission denied", "must be renewed, and the new one be kept")
     assert [] == renewals(server, seen)
     assert 0 == host.inside("duplicati_status").code
 

@@ -20,12 +20,7 @@ from urllib.parse import quote
 from remotes.duplicati import moments
 from remotes.duplicati.calls import is_missing_endpoint
 from remotes.duplicati.masking import masked_text
-from remotes.errors import (
-    ForeignServerError,
-    NotFoundError,
-    RefusedError,
-    UnavailableError,
-)
+from remotes.errors import ForeignServerError, NotFoundError, RefusedError, UnavailableError
 
 PAGE_SIZE = 1000
 # A backup without a version yet: no target folder, an empty one, no row in its database.
@@ -138,6 +133,8 @@ class Browser:
             rows = self._v2_versions() if self._has_v2 else None
             if rows is None:
                 rows = self._v1_versions()
+        except NotFoundError as error:
+            raise self._server.unknown_backup(self.backup_id, error) from None
         except (RefusedError, UnavailableError) as error:
             if not self._means_no_version(error):
                 raise
@@ -170,8 +167,7 @@ class Browser:
         if error.code or error.kind != "server_error":
             return False
         if self.is_temporary:
-            self._raise_reason(error)
-            return False
+            return self._is_logged_so(error)
         # 2.1.0 has one answer for all: 500, "An error occurred". Its metadata know more.
         if self._server.is_active(self.backup_id):
             raise UnavailableError(
@@ -180,12 +176,15 @@ class Browser:
         metadata = self._server.backup(self.backup_id)["Backup"].get("Metadata")
         return isinstance(metadata, dict) and not metadata.get("LastBackupDate")
 
-    def _raise_reason(self, error):
-        """For "An error occurred": what the live log says of it, a wrong passphrase for one."""
+    def _is_logged_so(self, error):
+        """For "An error occurred": whether the live log says so; else an error with its words."""
         for entry in reversed(self._server.live_log(level="Error", page_size=500)):
             if entry.get("BackupID") == self.backup_id:
+                if any(code in str(entry.get("Exception")) for code in _NO_VERSION_CODES):
+                    return True
                 raise RefusedError(f"{error}: {logged_words(entry)}", answer=error.answer
                                    ) from error
+        return False
 
     def _version(self, row):
         number, stamp, full = row.get("Version"), row.get("Time"), row.get("IsFullBackup")

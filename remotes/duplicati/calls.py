@@ -7,11 +7,18 @@ files (browsing), what tasks do and how they end (tasks), changing (changes).
 Source: protocol page of Duplicati, section 3.
 """
 
+import contextlib
 import json
 
 from remotes.duplicati.answers import NO_ENDPOINT, judge
 from remotes.duplicati.session import OtherGenerationError
-from remotes.errors import ForeignServerError, NotFoundError, RefusedError, UnavailableError
+from remotes.errors import (
+    ForeignServerError,
+    NotFoundError,
+    RefusedError,
+    RemotesError,
+    UnavailableError,
+)
 
 _LOG_PAGE = 100
 # The rows of a job that never ran, on servers of the old generation (section 2.7, 11).
@@ -156,12 +163,24 @@ class Duplicati:
         try:
             found = self._mapping("GET", f"v1/backup/{backup_id}")
         except NotFoundError as error:
-            raise NotFoundError(f"{self.base} has no backup {backup_id}", answer=error.answer
-                                ) from None
+            raise self.unknown_backup(backup_id, error) from None
         found = found["data"] if isinstance(found.get("data"), dict) else found
         if not _is_backup(found):
             raise self._unexpected(f"v1/backup/{backup_id}")
         return found
+
+    def unknown_backup(self, backup_id, error):
+        """The NotFoundError for an ID that the server does not know, from that of a call. A backup
+        may be named in digits, and be meant.
+        """
+        text = f"{self.base} has no backup {backup_id}"
+        if backup_id.isdigit():
+            with contextlib.suppress(RemotesError):
+                found = [str(row["Backup"].get("ID")) for row in self.backups()
+                         if row["Backup"].get("Name") == backup_id]
+                if found:
+                    text += f"; one has that name: its number is {', '.join(found)}"
+        return NotFoundError(text, answer=error.answer)
 
     def find_backup(self, text):
         """The ID of the backup that `text` names: all digits is an ID, anything else a
@@ -197,6 +216,8 @@ class Duplicati:
         try:
             rows = self._rows("GET", f"v1/backup/{backup_id}/log",
                               query={"pagesize": page_size, "offset": before})
+        except NotFoundError as error:
+            raise self.unknown_backup(backup_id, error) from None
         except RefusedError as error:
             if _NO_TABLE in str(error):
                 return []
@@ -211,6 +232,8 @@ class Duplicati:
         try:
             return self._rows("GET", f"v1/backup/{backup_id}/remotelog",
                               query={"pagesize": page_size, "offset": before})
+        except NotFoundError as error:
+            raise self.unknown_backup(backup_id, error) from None
         except RefusedError as error:
             if _NO_TABLE in str(error):
                 return []

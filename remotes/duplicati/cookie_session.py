@@ -70,7 +70,7 @@ class CookieSession(Session):
             if self._probe().status != 401:
                 self._save()
                 return
-        with self.keeper.renewing():
+        with self.renewing():
             kept = self.kept()
             if kept.get("session_auth") not in (None, self._auth):
                 self._xsrf, self._auth = kept.get("xsrf_token"), kept["session_auth"]
@@ -82,6 +82,7 @@ class CookieSession(Session):
             password = self.credentials.password()
             if password is None:
                 raise self._ended()
+            self.require_keepable()
             self.tell(f"logging in again at {self.base}")
             self.log_in(password)
 

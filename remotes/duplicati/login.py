@@ -60,10 +60,10 @@ def begin_again(former, why):
     `why`: the OtherGenerationError, raised where there is no password. Errors: those of a login.
     """
     keeper, parts = former.keeper, (former.transport, former.credentials)
-    with keeper.renewing():
+    with former.renewing():
         kept = former.kept()
         if kept.get("generation") == former.generation:
-            keeper.require_writable()
+            former.require_keepable()
             found = find_out(former.base, *parts)
             if found.generation == former.generation:
                 raise UnavailableError(f"what answers at {found.base} is now of this generation,"

@@ -12,7 +12,13 @@ import urllib.parse
 
 from remotes import files
 from remotes.duplicati.answers import judge
-from remotes.errors import ForeignServerError, LoginError, NotFoundError, SettingsError
+from remotes.errors import (
+    ForeignServerError,
+    LoginError,
+    NotFoundError,
+    SettingsError,
+    UnavailableError,
+)
 
 # A renewal is one exchange, rarely two; who waits longer than that waits for nothing.
 _LOCK_WAIT_SECONDS = 120.0
@@ -221,6 +227,28 @@ class Session:
     def _is_of_other(self, answer):
         """Whether an answer is one that only servers of the other generation give."""
         raise NotImplementedError
+
+    @contextlib.contextmanager
+    def renewing(self):
+        """The lock for a renewal, and `require_keepable` to be called in it."""
+        with contextlib.ExitStack() as held:
+            with self._told_why():
+                held.enter_context(self.keeper.renewing())
+            yield
+
+    def require_keepable(self):
+        """An error of ours unless what a renewal gives could be kept."""
+        with self._told_why():
+            self.keeper.require_writable()
+
+    @contextlib.contextmanager
+    def _told_why(self):
+        try:
+            yield
+        except (SettingsError, UnavailableError) as error:
+            error.args = (f"the session at {self.base} must be renewed, and the new one be kept"
+                          f" there: {error}",)
+            raise
 
     def _judged(self, answer, method):
         """judge, for the session's own requests: every server of its generation has those."""

@@ -166,7 +166,13 @@ def adopt(server, number):
             started = note(server, str(task["Item2"]), _operation_of(server, number))
             started.number, started.asked_at = number, time.time()
             return started
-    said = server.task(number)  # NotFoundError if there is none
+    try:
+        said = server.task(number)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{server.base} has no task {number}: it was started anew, or has forgotten it; how the"
+            " last run of a backup ended: --action=duplicati_logs --type=backup --id=…",
+            answer=error.answer) from None
     progress = server.progress() or {}
     if progress.get("TaskID") != number or not progress.get("BackupID") \
             or not said.get("TaskStarted"):

@@ -105,7 +105,7 @@ class TokenSession(Session):
 
     def _renew(self, answer):
         used = self._state.get("access_token")
-        with self.keeper.renewing():
+        with self.renewing():
             found = self.kept()
             kept = {name: found.get(name) for name in SESSION_KEYS}
             if kept.get("access_token") and kept["access_token"] != used:
@@ -120,7 +120,7 @@ class TokenSession(Session):
         them. Errors: UnavailableError and others, where it cannot say so now."""
         if not self._state.get("refresh_cookie"):
             return False
-        self.keeper.require_writable()  # what it is about to give must be kept
+        self.require_keepable()  # what it is about to give must be kept
         answer = self.transport.exchange(
             "POST", self.url(_REFRESH_PATH), headers={"Cookie": self._state["refresh_cookie"]},
             document={"Nonce": self._state.get("refresh_nonce") or ""},
@@ -138,6 +138,7 @@ class TokenSession(Session):
         password = self.credentials.password()
         if password is None:
             raise self._ended()
+        self.require_keepable()
         self.tell(f"logging in again at {self.base}")
         self.log_in(password)
 

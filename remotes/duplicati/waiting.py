@@ -260,7 +260,8 @@ class Wait:
                 if error.kind in ("time_out", "proxy_page"):
                     self._polls_long = False  # something in between cuts long answers off
                 if deadline is not None and now >= deadline:
-                    raise WaitTimeoutError(f"{self._what()} is not over, and {error}") from error
+                    raise WaitTimeoutError(f"whether {self._what()} is over is not known: {error}"
+                                           ) from error
                 left = pause if deadline is None else max(0.0, min(pause, deadline - now))
                 self._pause(left)
                 pause = min(pause * 2, _LONGEST_AWAY_SECONDS)

@@ -6,10 +6,19 @@ Each part of Duplicati is imported where it is needed: `--help` needs none of it
 import contextlib
 
 from remotes.actions.context import DUPLICATI, Action, Reply
-from remotes.actions.duplicati import SESSION, acting
-from remotes.errors import Interrupted, RemotesError, SettingsError, UsageError
+from remotes.actions.duplicati import SESSION, acting, naming
+from remotes.errors import (
+    Interrupted,
+    NotFoundError,
+    RefusedError,
+    RemotesError,
+    SettingsError,
+    UsageError,
+)
 
 _WHICH = ("backup_version", "time")
+# What servers of all releases say where a passphrase is wrong, or missing.
+_NOT_DECRYPTED = "failed to decrypt"
 # What the steps of a restore without a job do (protocol page, section 3.6).
 _STEPS = {"repairupdate": "reads the names of the version's files from the target",
           "repair": "makes a database of what is to come back", "restore": "restores"}
@@ -231,7 +240,7 @@ def _temporary_document(values):
         with open(path, "rb") as stream:
             content = stream.read()
     except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+        raise SettingsError(f"--config_file: cannot read {path}: {error.strerror}") from error
     is_encrypted = content[:3] == b"AES"
     if is_encrypted:
         from remotes import aescrypt
@@ -254,7 +263,8 @@ def _passphrase(values):
     from remotes import files
 
     path = values["passphrase_file"]
-    return files.read_secret(path, "passphrase") if path else None
+    with naming("--passphrase_file"):
+        return files.read_secret(path, "passphrase") if path else None
 
 
 def _checked_which(context):
@@ -273,9 +283,24 @@ def _chosen(context, browser, at):
     """The version that --backup_version or --time name, else the newest."""
     from remotes.duplicati.browsing import choose_version
 
-    versions = browser.versions()
+    versions = _versions_of_a_target(browser) if browser.is_temporary else browser.versions()
     return choose_version(versions, context.values["backup_version"], at,
                           backup=_whose(browser), why_none=browser.why_none)
+
+
+def _versions_of_a_target(browser):
+    """[Version]: one at least. Errors: NotFoundError, RefusedError (the passphrase), and others."""
+    try:
+        versions = browser.versions()
+    except RefusedError as error:
+        if _NOT_DECRYPTED not in str(error).lower():
+            raise
+        raise RefusedError("the passphrase does not fit what is at the target: --passphrase_file"
+                           f" ({error})", answer=error.answer) from error
+    if not versions:
+        raise NotFoundError("there is no backup at the target: its folder is not there, or holds"
+                            " none" + (f" ({browser.why_none})" if browser.why_none else ""))
+    return versions
 
 
 def _whose(browser):
