@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remotes.duplicati import documents
-from remotes.duplicati.editing import difference, new_form, replaced, with_assignment, with_patch
+from remotes.duplicati.editing import (
+    difference,
+    new_form,
+    replaced,
+    unmasked,
+    with_assignment,
+    with_patch,
+)
 from remotes.duplicati.forms import body, completed, editable, new_body, short_days
 from remotes.duplicati.masking import STARS, masked
 from remotes.errors import ForeignServerError, RefusedError, UsageError
@@ -295,6 +302,17 @@ def test_a_new_secret_where_the_server_had_masked_the_old_one_is_shown_as_change
     assert [f"-  passphrase: '{STARS}'", f"+  passphrase: '{STARS} (changed)'"] == shown(
         hidden, ("Settings.passphrase", "new"))
     assert [] == shown(hidden, ("Settings.passphrase", STARS))
+
+
+def test_hidden_secrets_are_looked_up_only_where_something_was_edited():
+    """A URL that the server writes anew where it hides a part of it is no change."""
+    export, hidden = editable(document()), masked(editable(document()))
+    export["TargetURL"] = "s3://bucket?auth-username=a%6En&auth-password=hunter22"
+    edited = {**hidden, "Settings": {**hidden["Settings"], "passphrase": "pass phrase"}}
+    form = unmasked(hidden, edited, export)
+    assert ("pass phrase", hidden["TargetURL"], hidden["Sources"]) == (
+        form["Settings"]["passphrase"], form["TargetURL"], form["Sources"])
+    assert [] == difference(form, edited)
 
 
 words = st.text("ab*?@|:=&/\"' \n", max_size=12)

@@ -202,17 +202,23 @@ def difference(before, after):
         "before", "after", lineterm="", n=2))
 
 
-def unmasked(form, export):
-    """`form` with what the form `export` has in place of each field, or setting, in which the
-    server has hidden a secret. It is for comparing: what is sent is made from `form`.
+def unmasked(form, edited, export):
+    """`form` with what the form `export` has in place of each field, or setting, that `edited`
+    changes and in which the server has hidden a secret.
+
+    It is for comparing: what is sent is made from `form`. What is not edited stays hidden: a
+    server that hides a part of a URL writes it anew, and exports it as it was.
     """
-    found = {name: export[name] if name in export and placeholders({name: value}) else value
-             for name, value in form.items()}
-    settings, known = form.get("Settings"), export.get("Settings")
-    if isinstance(settings, dict) and isinstance(known, dict):
-        found["Settings"] = {name: known[name] if name in known and placeholders({name: value})
-                             else value for name, value in settings.items()}
+    found = _unmasked(form, edited, export)
+    parts = [mapping.get("Settings") for mapping in (form, edited, export)]
+    if all(isinstance(part, dict) for part in parts):
+        found["Settings"] = _unmasked(*parts)
     return found
+
+
+def _unmasked(form, edited, export):
+    return {name: export[name] if name in export and edited.get(name) != value
+            and placeholders({name: value}) else value for name, value in form.items()}
 
 
 def _in_order_of(before, after):

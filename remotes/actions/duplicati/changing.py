@@ -181,7 +181,7 @@ def _change(context, server, backup_id, before, edited, metadata=None):
 
     form = editable(before)
     lines = difference(form, edited)
-    if placeholders(form) != placeholders(edited):
+    if set(placeholders(form)) - set(placeholders(edited)):
         lines = _with_secrets_compared(server, backup_id, form, edited, lines)
     if metadata is not None and metadata != before["Backup"].get("Metadata"):
         lines.append("+Metadata: " + ("as in the file" if metadata else "none"))
@@ -214,7 +214,7 @@ def _with_secrets_compared(server, backup_id, form, edited, lines):
 
     try:
         export = editable(exported(server, backup_id, with_passwords=True).json)
-        form = unmasked(form, export)
+        form = unmasked(form, edited, export)
         return difference(form, restored(edited, form))
     except (RefusedError, NotFoundError, LoginError, ForeignServerError):
         return lines
