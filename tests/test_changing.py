@@ -816,6 +816,9 @@ def test_a_backup_that_was_made_otherwise_than_told_is_said_to_be_made(start):
     ("--patch", "edit", ("--id=1", "--patch=/no/such")),
     ("--set Settings.x", "edit", ("--id=1", "--set", "Settings.x=@/no/such")),
     ("--passphrase_file", "export", ("--id=1", "--passphrase_file=/no/such")),
+    ("--passphrase_file", "restore", ("--target_url=file:///x", "--path", "/a", "--in_place",
+                                      "--passphrase_file=/no/such")),
+    ("--config_file", "restore", ("--config_file=/no/such", "--path", "/a", "--in_place")),
     ("--value", "set", ("--name=startup-delay", "--value=@/no/such")),
     ("--password_file", "set", ("--password_file=/no/such",)),
 ])
