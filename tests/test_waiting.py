@@ -161,7 +161,7 @@ def test_a_server_that_stays_away_is_given_up_after_a_quarter_of_an_hour(connect
 
 
 def test_a_server_that_is_away_ends_no_patience_early(connect, clock):
-    """--wait_timeout holds while it is away, to the moment; the message says both."""
+    """--wait_timeout holds while it is away, to the moment; the message says what is wrong."""
     with Rude(close_early) as rude, pytest.raises(WaitTimeoutError, match="is over is not known"):
         waiting(connect(rude.url), clock).until_over(33.3)
     assert clock.now == pytest.approx(1033.3, abs=1e-6)
