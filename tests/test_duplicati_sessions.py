@@ -422,6 +422,7 @@ def test_servers_are_told_apart_by_name(play, operator):
     require_failure(host.inside("duplicati_status", "--server=nsa"), 78, "nsa", "default, nas, old")
     assert 0 == host.inside("duplicati_logout", "--server=nas").code
     require_failure(host.inside("duplicati_status", "--server=nas"), 78, "default, old")
+    require_failure(host.inside("duplicati_logout", "--server=odl"), 78, "odl", "default, old")
     assert 0 == host.inside("duplicati_status", "--server=old").code
     require_failure(operator().inside("duplicati_status"), 78, "--action=duplicati_login")
 
@@ -530,6 +531,8 @@ def test_a_logout_that_the_server_did_not_hear_says_so(play, operator, release, 
         result = host.inside("duplicati_logout")
     assert (3, True, 1) == (result.code, result.answer["changed"], result.err.count("\n")), result
     assert "the server not" in result.answer["message"]
+    assert ("ERROR", 3, "not_revoked") == tuple(
+        result.answer[name] for name in ("status", "exit", "kind"))
     assert {} == host.document()["duplicati"]["servers"]
 
 

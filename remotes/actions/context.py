@@ -94,6 +94,14 @@ class Context:
         """The Duplicati server that --server names, with the session that the settings keep."""
         from remotes.duplicati import calls, login, session
 
+        self.require_known_server()
+        return calls.Duplicati(login.open_session(
+            session.Keeper(self.settings, self.values["server"]), self.duplicati_transport(),
+            self.credentials(), tell=self.verbose,
+        ))
+
+    def require_known_server(self):
+        """SettingsError, which names those that are kept, unless --server is among them."""
         name = self.values["server"]
         if self.settings.duplicati_server(name).get("url") is None:
             known = sorted(map(str, self.settings.duplicati_servers()))
@@ -102,10 +110,6 @@ class Context:
                 f" --action=duplicati_login --url=…" + (
                     f", or choose one with --server: {', '.join(known)}" if known else "")
             )
-        return calls.Duplicati(login.open_session(
-            session.Keeper(self.settings, name), self.duplicati_transport(), self.credentials(),
-            tell=self.verbose,
-        ))
 
     def duplicati_transport(self):
         """A new Transport with what the options say of the server's certificate."""

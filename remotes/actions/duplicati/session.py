@@ -132,6 +132,8 @@ def duplicati_logout(context):
     keeper = Keeper(context.settings, context.values["server"])
     answer = {"status": "OK", "changed": bool(keeper.kept), "server": keeper.name}
     if not keeper.kept:
+        if context.settings.duplicati_servers():
+            context.require_known_server()  # a name that was mistyped ends no session
         return Reply({**answer, "message": "there is no session"})
     message, code = "the server has forgotten the session", 0
     with keeper.renewing():  # what is revoked is the newest, and nobody renews it meanwhile
@@ -145,6 +147,7 @@ def duplicati_logout(context):
         keeper.replace(None)
     if code:
         context.tell(f"client: duplicati_logout: {message}")
+        answer.update(status="ERROR", exit=code, kind="not_revoked")
     return Reply({**answer, "message": message}, code)
 
 
