@@ -364,6 +364,7 @@ def test_a_backup_that_somebody_else_changed_meanwhile_is_left_alone(start, rele
     result = run(host, "edit", "--id=1", "--confirm=yes")
     assert (1, "refused") == (result.code, result.answer["kind"]), result
     assert "+Description: theirs" in result.answer["changed_meanwhile"]
+    assert "Description: ours" in kept_text(host, result.answer)
     assert "theirs" == stored(host)[0]["Description"]
 
 
