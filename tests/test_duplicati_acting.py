@@ -10,9 +10,10 @@ import re
 
 import pytest
 
-from remotes.actions.duplicati.acting import standing
+from remotes.actions.duplicati.acting import standing, task_row
 from remotes.actions.running import build_context, find_action
 from remotes.duplicati import moments, progress, tasks
+from remotes.duplicati.outcomes import Outcome
 from tests.conftest import RELEASES, job
 
 ALL = pytest.mark.parametrize("release", RELEASES)
@@ -265,3 +266,29 @@ def test_without_a_terminal_nothing_is_drawn(play, operator, release):
     process = host.start("duplicati_run", "--id=1", "--wait")
     out, err = process.communicate(timeout=30)
     assert (0, "", "OK") == (process.returncode, err, json.loads(out)["status"])
+
+
+@ALL
+def test_an_abort_names_the_operation_whether_the_server_tells_it_or_not(play, operator, release):
+    """By its tasks, by its row in the log, or by the phase that it was in."""
+    server = play(release, job("Home", seconds=30))
+    host = operator(server)
+    started = host.inside("duplicati_run", "--id=1")
+    number = the_task(started)["task"]
+    result = host.inside("duplicati_abort", f"--task={number}")
+    assert 0 == result.code, result
+    assert "Backup" == the_task(result)["operation"], result
+
+
+@pytest.mark.parametrize("phase, operation", [
+    ("Backup_ProcessingFiles", "Backup"), ("Restore_Begin", "Restore"), ("Verify_Running", "Test"),
+    ("Vacuum_Running", "Vacuum"), ("Error", ""), (None, ""), (5, "")])
+def test_a_phase_tells_what_a_task_does(phase, operation):
+    """Of that task alone; the row of its end, which says it for sure, comes before that."""
+    progress = {"TaskID": 3, "Phase": phase}
+    assert operation == tasks._likely(progress, 3)
+    assert "" == tasks._likely(progress, 4)
+    started = tasks.Started(3, "1", "Home", "", likely="Test")
+    assert "Test" == task_row(started)["operation"]
+    ended = Outcome("success", "", row={"MainOperation": "Backup"})
+    assert "Backup" == task_row(started, ended)["operation"]

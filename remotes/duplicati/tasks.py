@@ -16,6 +16,9 @@ from remotes.errors import NotFoundError, RemotesError, UnavailableError
 # What a task's row in the backup's log is called (section 4.2).
 OPERATIONS = {"run": "Backup", "verify": "Test", "compact": "Compact", "vacuum": "Vacuum",
               "repair": "Repair", "repairupdate": "Repair", "restore": "Restore"}
+# What a task does, by the first word of its phase (section 5.2); a repair has no phase of its own,
+# and a backup may pass through those of the others.
+_PHASES = {"Backup": "Backup", "Restore": "Restore", "Verify": "Test", "Vacuum": "Vacuum"}
 # Where a run has left no task to be seen, it is looked for so often (the old generation).
 _LOOKS = 8
 _LOOK_PAUSE_SECONDS = 0.1
@@ -32,7 +35,8 @@ class Started:
     `error_stamp`: the backup's LastErrorDate before it. `started_at`: the server's
     TaskStarted (aware datetime), once it is known. `has_row`: whether an end leaves a row.
     `others`: numbers of the backup's tasks that ran or waited before it. `notified`: the server's
-    LastNotificationUpdateID before it.
+    LastNotificationUpdateID before it. `likely`: what the operation seems to be, where the server
+    does not tell it; good enough to be shown, not to know its row by.
     """
 
     number: int
@@ -47,6 +51,7 @@ class Started:
     has_row: bool = True
     others: list = field(default_factory=list)
     notified: int = None
+    likely: str = ""
 
     @property
     def was_there(self):
@@ -165,6 +170,8 @@ def adopt(server, number):
         if task and task["Item1"] == number and task.get("Item2"):
             started = note(server, str(task["Item2"]), _operation_of(server, number))
             started.number, started.asked_at = number, time.time()
+            if not started.operation:
+                started.likely = _likely(server.progress() or {}, number)
             return started
     try:
         said = server.task(number)
@@ -181,6 +188,7 @@ def adopt(server, number):
             " not known any more: see --action=duplicati_logs --type=backup --id=…"
         )
     started = note(server, str(progress["BackupID"]), "")
+    started.likely = _likely(progress, number)
     started.number, started.row = number, None
     started.started_at = moments.parse(said.get("TaskStarted"))
     return started
@@ -193,3 +201,10 @@ def _operation_of(server, number):
             words = {"Verify": "Test", "RepairUpdate": "Repair"}
             return words.get(task["Operation"], task["Operation"])
     return ""
+
+
+def _likely(progress, number):
+    """What the task does by the phase that it is in; "" if that does not tell."""
+    if progress.get("TaskID") != number:
+        return ""
+    return _PHASES.get(str(progress.get("Phase")).partition("_")[0], "")

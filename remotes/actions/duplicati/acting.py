@@ -113,10 +113,15 @@ def _has_started(started):
     return any(not task.was_there for task in started)
 
 
-def task_row(task):
-    """A task for an answer; `joined` if somebody had started it before."""
+def task_row(task, outcome=None):
+    """A task for an answer, with its Outcome if it is over; `joined` if somebody had started it
+    before.
+    """
+    row = outcome.row if outcome and outcome.row else {}
+    operation = task.operation or str(row.get("MainOperation") or task.likely)
+    ended = outcome.answer() if outcome else {}
     return {"task": task.number, "id": task.backup_id, "name": task.name,
-            "operation": task.operation, **({"joined": True} if task.was_there else {})}
+            "operation": operation, **ended, **({"joined": True} if task.was_there else {})}
 
 
 def _keep(context, server, task):
@@ -189,7 +194,7 @@ def follow(context, server, started, failed, *, changed):
             elif numbers:
                 context.tell(_come_back(server, numbers))
             raise
-        rows.append({**task_row(task), **outcome.answer(), "exit": outcome.exit_code})
+        rows.append({**task_row(task, outcome), "exit": outcome.exit_code})
     return ended_reply(context, rows, failed, changed=changed)
 
 
@@ -253,7 +258,7 @@ def standing(server, task, place, state):
     from remotes.duplicati import progress
     from remotes.rendering import size_text
 
-    what = f"{task.operation} of backup {task.backup_id} {task.name!r}"
+    what = f"{task.operation or task.likely} of backup {task.backup_id} {task.name!r}"
     pause = ", and the server is paused" if state.get("ProgramState") == "Paused" else ""
     if place == "queued":
         return f"{what} waits its turn{pause}"
@@ -288,7 +293,7 @@ def duplicati_abort(context):
             raise WaitTimeoutError(f"{error}: the server said OK to the abort, and has not done it"
                                    " yet", document=error.document) from error
         outcome = outcomes.find(server, task, ending)
-    row = {**task_row(task), **outcome.answer()}
+    row = task_row(task, outcome)
     if outcome.result in ("success", "warning"):
         message = f"the server has ignored it: the task ran to its end ({outcome.result})"
         context.tell(f"client: duplicati_abort: {message}")
