@@ -13,14 +13,10 @@ It imports nothing of the client's package, so that the two cannot share a mista
 a program: `python demo/django_remotes.py --help`.
 """
 import argparse
-import contextlib
 import html
 import json
 import re
 import secrets
-import signal
-import socket
-import socketserver
 import sqlite3
 import ssl
 import sys
@@ -30,17 +26,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-import yaml
 from cryptography.exceptions import InvalidSignature
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+if not __package__:  # run as a program: what is on the path is this folder, not the project's
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from demo.serving import (
+    LoopbackServer,
+    SiteError,
+    add_certificate,
+    check_address,
+    read_yaml,
+    serve,
+    tls_context,
+)
 
 IDENTITY = {"status": "OK", "app_name": "Django Remotes", "version": "0.3.2"}
 OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
@@ -68,10 +76,6 @@ GROUP = {"id": int, "name": "", "order": 0, "active": True, "expired": False, "f
          "commands": []}
 COMMAND = {"id": int, "name": str, "command": str, "timeout": 15, "active": True,
            "settings": [], "variables": [], "results": {}}
-
-
-class SiteError(ValueError):
-    """A site that cannot be served; the message is one line and names the place."""
 
 
 class RefusedError(Exception):
@@ -534,66 +538,24 @@ class Handler(BaseHTTPRequestHandler):
         self.server.state.log(_first_line(format % values))
 
 
-class Server(ThreadingHTTPServer):
-    """A DjangoRemotes at a port. Run `serve_forever` in a thread; to end it call `shutdown`
-    from another one, then `server_close`.
+class Server(LoopbackServer):
+    """A DjangoRemotes at a port.
 
-    `url`: its address. `state`: what it serves. `requests`: (method, path, status) of the
-    latest requests, status None where the hook took it before. `fault`: None or a hook
-    `fault(stage, handler) -> bool`, called "before" (the request is read, nothing is done) and
-    "after" (all is done and saved, nothing is sent); True: the hook has dealt with the
-    connection, which is then closed.
+    `requests`: (method, path, status) of the latest requests, status None where the hook took
+    it before. `fault`: None or a hook `fault(stage, handler) -> bool`, called "before" (the
+    request is read, nothing is done) and "after" (all is done and saved, nothing is sent);
+    True: the hook has dealt with the connection, which is then closed.
     """
-    daemon_threads = True
-    request_queue_size = 128
-    allow_reuse_port = False  # a second server at the same port is a mistake that should show
 
     def __init__(self, state: DjangoRemotes, address: tuple[str, int],
                  ssl_context: ssl.SSLContext | None):
-        self.state, self.fault, self.requests, self._connections = state, None, [], set()
-        super().__init__(address, Handler)  # calls server_close if it cannot listen
-        scheme = "https" if ssl_context else "http"
-        self.url = f"{scheme}://{address[0]}:{self.server_address[1]}/"
-        if ssl_context:
-            # The handshake waits for the first read, in the connection's own thread: a
-            # client that is slow with it holds up no other.
-            self.socket = ssl_context.wrap_socket(
-                self.socket, server_side=True, do_handshake_on_connect=False)
-
-    def server_bind(self) -> None:
-        """Bind without looking up the name of this machine, which can take seconds."""
-        socketserver.TCPServer.server_bind(self)
-
-    def serve_forever(self, poll_interval: float = 0.02) -> None:
-        """Serve until `shutdown`, which is noticed within `poll_interval` seconds."""
-        super().serve_forever(poll_interval)
+        self.fault, self.requests = None, []
+        super().__init__(state, Handler, address, ssl_context)
 
     def note(self, method: str, path: str, status: int | None) -> None:
         """Add a request to `requests`."""
         self.requests.append((method, path, status))
         del self.requests[:-KEPT_REQUESTS]
-
-    def process_request(self, request: socket.socket, client_address: tuple) -> None:
-        """A connection begins."""
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: socket.socket) -> None:
-        """A connection ends."""
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def server_close(self) -> None:
-        """Stop listening and end the connections: those that are kept alive would go on being
-        answered by their threads."""
-        super().server_close()
-        for connection in tuple(self._connections):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: socket.socket, client_address: tuple) -> None:
-        """A connection that broke, or that is not TLS: a line in place of a traceback."""
-        self.state.log(f"a connection broke: {type(sys.exc_info()[1]).__name__}")
 
 
 def make_server(state: DjangoRemotes, address: tuple[str, int] = ("127.0.0.1", 0),
@@ -612,26 +574,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
                         help="where it keeps what hosts did (default: in memory)")
     parser.add_argument("--address", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--port", type=int, default=8900, help="default: %(default)s; 0: any")
-    parser.add_argument("--certificate", metavar="PEM", help="serve HTTPS")
-    parser.add_argument("--key", metavar="PEM", help="the certificate's, if not in its file")
+    add_certificate(parser)
     arguments = parser.parse_args(argv)
-    if not arguments.address:  # to the system that means every address of this machine
-        parser.error("--address is empty")
-    if arguments.key and not arguments.certificate:
-        parser.error("--key needs --certificate")
+    check_address(parser, arguments, "address")
     return arguments
 
 
 def _open_server(arguments: argparse.Namespace) -> Server:
     """The server that the arguments describe. Raises SiteError, OSError, sqlite3.Error."""
-    try:
-        site = yaml.safe_load(arguments.site.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SiteError(" ".join(str(error).split())) from error
-    context = None
-    if arguments.certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(arguments.certificate, arguments.key)
+    site, context = read_yaml(arguments.site), tls_context(arguments)
     state = DjangoRemotes(site, arguments.database, log=lambda line: sys.stderr.write(
         f"{datetime.now():%H:%M:%S} {line}\n"))
     return make_server(state, (arguments.address, arguments.port), context)
@@ -640,25 +591,8 @@ def _open_server(arguments: argparse.Namespace) -> Server:
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C: 0. 1: it could not start, stderr says why."""
     arguments = _arguments(argv)
-    # SIGINT as well: a shell that starts a program in the background has it ignored.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        server = _open_server(arguments)
-    except (SiteError, OSError, sqlite3.Error) as error:
-        where = arguments.site if isinstance(error, SiteError) else (
-            f"at {arguments.address}:{arguments.port}")
-        print(f"The server cannot start: {where}: {error}", file=sys.stderr)
-        return 1
-    try:
-        print(f"Django Remotes (demo) listens at {server.url}", flush=True)
-        server.serve_forever()
-    except KeyboardInterrupt:
-        server.state.log("ended")
-    finally:
-        server.server_close()
-        server.state.close()
-    return 0
+    return serve(lambda: _open_server(arguments), "Django Remotes (demo) listens",
+                 arguments.site, f"{arguments.address}:{arguments.port}")
 
 
 if __name__ == "__main__":

@@ -25,18 +25,12 @@ cookies (sessions), engine, operations, counting, results, aftermath, versions (
 of it together), jobs, store, live, moments, answers, aescrypt.
 """
 import argparse
-import contextlib
-import signal
-import socket
-import socketserver
 import sqlite3
 import ssl
 import sys
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-
-import yaml
 
 if not __package__:  # run as a program: what is on the path is this folder, not the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -45,7 +39,15 @@ from demo.duplicati_server.answers import Answer, Call, compact
 from demo.duplicati_server.endpoints import answer_legacy, answer_modern, endpoints
 from demo.duplicati_server.engine import MIDDLE, ClosedError
 from demo.duplicati_server.releases import RELEASES
-from demo.duplicati_server.state import SiteError, State
+from demo.duplicati_server.state import State
+from demo.serving import (
+    LoopbackServer,
+    add_certificate,
+    check_address,
+    read_yaml,
+    serve,
+    tls_context,
+)
 
 SITE = Path(__file__).with_name("duplicati-site.yml")
 KEPT_REQUESTS = 10_000
@@ -163,58 +165,13 @@ class Handler(BaseHTTPRequestHandler):
         self.server.state.log((format % values).partition("\n")[0][:80])
 
 
-class Server(ThreadingHTTPServer):
-    """A Duplicati at a port. Run `serve_forever` in a thread; to end it call `shutdown` from
-    another one, then `server_close`, then `state.close`. `url`: its address."""
-    daemon_threads = True
-    request_queue_size = 128
-    allow_reuse_port = False  # a second server at the same port is a mistake that should show
+class Server(LoopbackServer):
+    """A Duplicati at a port; end its `state` with `close` after `server_close`."""
 
     def __init__(self, state: Duplicati, address: tuple[str, int],
                  ssl_context: ssl.SSLContext | None):
-        self.state, self._connections = state, set()
+        super().__init__(state, Handler, address, ssl_context)
         state.when_killed = self.end_connections
-        super().__init__(address, Handler)  # calls server_close if it cannot listen
-        scheme = "https" if ssl_context else "http"
-        self.url = f"{scheme}://{address[0]}:{self.server_address[1]}/"
-        if ssl_context:
-            # The handshake waits for the first read, in the connection's own thread.
-            self.socket = ssl_context.wrap_socket(
-                self.socket, server_side=True, do_handshake_on_connect=False)
-
-    def server_bind(self) -> None:
-        """Bind without looking up the name of this machine, which can take seconds."""
-        socketserver.TCPServer.server_bind(self)
-
-    def serve_forever(self, poll_interval: float = 0.02) -> None:
-        """Serve until `shutdown`, which is noticed within `poll_interval` seconds."""
-        super().serve_forever(poll_interval)
-
-    def process_request(self, request: socket.socket, client_address: tuple) -> None:
-        """A connection begins."""
-        self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: socket.socket) -> None:
-        """A connection ends."""
-        self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def server_close(self) -> None:
-        """Stop listening and end the connections."""
-        super().server_close()
-        self.end_connections()
-
-    def end_connections(self) -> None:
-        """End those that there are; new ones are served."""
-        for connection in tuple(self._connections):
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: socket.socket, client_address: tuple) -> None:
-        """A connection that broke, or that is not TLS: a line in place of a traceback."""
-        fault = sys.exc_info()[1]
-        self.state.log(f"a connection broke: {type(fault).__name__} {fault}")
 
 
 def make_server(state: Duplicati, port: int = 0, bind: str = "127.0.0.1",
@@ -239,26 +196,15 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pre_auth", action="append", default=[], metavar="TOKEN",
                         help="a pre-auth token; can be given several times")
     parser.add_argument("--enable_forever_token", action="store_true")
-    parser.add_argument("--certificate", metavar="PEM", help="serve HTTPS")
-    parser.add_argument("--key", metavar="PEM", help="the certificate's, if not in its file")
+    add_certificate(parser)
     arguments = parser.parse_args(argv)
-    if not arguments.bind:  # to the system that means every address of this machine
-        parser.error("--bind is empty")
-    if arguments.key and not arguments.certificate:
-        parser.error("--key needs --certificate")
+    check_address(parser, arguments, "bind")
     return arguments
 
 
 def _open_server(arguments: argparse.Namespace) -> Server:
     """The server that the arguments describe. Raises SiteError, OSError, sqlite3.Error."""
-    try:
-        site = yaml.safe_load(arguments.site.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SiteError(" ".join(str(error).split())) from error
-    context = None
-    if arguments.certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(arguments.certificate, arguments.key)
+    site, context = read_yaml(arguments.site), tls_context(arguments)
     state = Duplicati(
         arguments.release, arguments.password, arguments.folder, site, arguments.token_seconds,
         tuple(arguments.pre_auth), arguments.enable_forever_token,
@@ -273,25 +219,8 @@ def _open_server(arguments: argparse.Namespace) -> Server:
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C: 0. 1: it could not start, stderr says why."""
     arguments = _arguments(argv)
-    # SIGINT as well: a shell that starts a program in the background has it ignored.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        server = _open_server(arguments)
-    except (SiteError, OSError, sqlite3.Error) as error:
-        where = arguments.site if isinstance(error, SiteError) else (
-            f"at {arguments.bind}:{arguments.port}")
-        print(f"The server cannot start: {where}: {error}", file=sys.stderr)
-        return 1
-    try:
-        print(f"Duplicati {arguments.release} at {server.url}", flush=True)
-        server.serve_forever()
-    except KeyboardInterrupt:
-        server.state.log("ended")
-    finally:
-        server.server_close()
-        server.state.close()
-    return 0
+    return serve(lambda: _open_server(arguments), f"Duplicati {arguments.release}",
+                 arguments.site, f"{arguments.bind}:{arguments.port}")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,10 @@ from demo.duplicati_server.operations import Operations
 from demo.duplicati_server.releases import RELEASES
 from demo.duplicati_server.store import Store
 from demo.duplicati_server.tokens import TokenSessions
+from demo.serving import SiteError
 
 JOB_NAMES = {"name", "description", "files", "sources", "target", "target_url", "settings",
              "filters", "schedule"}
-
-
-class SiteError(ValueError):
-    """A site that cannot be served; the message is one line and names the place."""
 
 
 class State:
