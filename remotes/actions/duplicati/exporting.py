@@ -27,6 +27,9 @@ def duplicati_export(context):
         ids = backup_ids(context, server)
         names = {str(row["Backup"].get("ID")): str(row["Backup"].get("Name"))
                  for row in server.backups()}
+        for backup_id in ids:
+            if backup_id not in names:
+                server.backup(backup_id)  # the error that says so
         paths = _paths(context, {backup_id: names.get(backup_id, backup_id) for backup_id in ids},
                        is_encrypted=passphrase is not None)
         written = []
