@@ -209,3 +209,30 @@ def test_a_wait_of_a_week_does_not_grow(connect, clock):
         tracemalloc.stop()
     assert ("over", {"running"}) == (ending.state, set(places))
     assert sizes[1] - sizes[0] < 64 * 1024, sizes
+
+
+@pytest.mark.parametrize("other", ["1", "2"])
+def test_a_counter_of_events_that_falls_is_a_restart(clock, connect, other):
+    """No connection broke and no session ended: the number is the task's no more, be the run that
+    has it now one of another backup or of the same.
+    """
+    def restart(waited):
+        waited.event = 2  # it was 5: the server began anew
+        return answer(200, {**waited.serverstate(),
+                            "ActiveTask": {"Item1": NUMBER, "Item2": other}})
+
+    with Rude(Waited(clock, 60, restart)) as server:
+        ending = waiting(connect(server.url), clock).until_over()
+    assert "restarted" == ending.state
+
+
+def test_a_number_of_another_backup_is_a_restart(clock, connect):
+    """Even where the counter of events has come further than it was."""
+    def restart(waited):
+        waited.event += 10
+        return answer(200, {**waited.serverstate(),
+                            "ActiveTask": {"Item1": NUMBER, "Item2": "2"}})
+
+    with Rude(Waited(clock, 60, restart)) as server:
+        ending = waiting(connect(server.url), clock).until_over()
+    assert "restarted" == ending.state
