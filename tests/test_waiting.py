@@ -222,7 +222,7 @@ def test_a_counter_of_events_that_falls_is_a_restart(clock, connect, other):
                             "ActiveTask": {"Item1": NUMBER, "Item2": other}})
 
     with Rude(Waited(clock, 60, restart)) as server:
-        ending = waiting(connect(server.url), clock).until_over()
+        ending = waiting(connect(server.url), clock).until_over(600)
     assert "restarted" == ending.state
 
 
@@ -230,9 +230,10 @@ def test_a_number_of_another_backup_is_a_restart(clock, connect):
     """Even where the counter of events has come further than it was."""
     def restart(waited):
         waited.event += 10
+        waited.clock.now += 20
         return answer(200, {**waited.serverstate(),
                             "ActiveTask": {"Item1": NUMBER, "Item2": "2"}})
 
     with Rude(Waited(clock, 60, restart)) as server:
-        ending = waiting(connect(server.url), clock).until_over()
+        ending = waiting(connect(server.url), clock).until_over(600)
     assert "restarted" == ending.state
