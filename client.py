@@ -8,14 +8,13 @@ It is short, since Python compiles a program anew at each start, but not what th
 
 import gc
 import os
-import signal
 import sys
 
 from remotes import __version__
 from remotes.actions.context import DUPLICATI
 from remotes.actions.running import build_context, find_action
 from remotes.command_line import help_text, parse
-from remotes.door import ENDING_SIGNALS, Door
+from remotes.door import Door, ending_signals
 from remotes.errors import Interrupted, RemotesError
 
 # So many new objects, less those that went, let Python look for garbage. What is imported and
@@ -30,9 +29,6 @@ def _raise_interrupted(number, frame):
 
 def _run(argv, door):
     """Runs what `argv` asks for; gives the exit code. Raises what the door tells."""
-    if argv in (["--help"], ["-h"]):
-        # Without argparse, whose import takes as long as all the rest.
-        return 0 if door.write(help_text()) else 1
     action_name, typed, wants_help, wants_version = parse(argv)
     door.action_name, door.debug = action_name, bool(typed.get("debug"))
     if wants_version:
@@ -73,7 +69,12 @@ def main(argv=None, environ=None):
     _replace_closed_streams()
     argv = sys.argv[1:] if argv is None else argv
     door = Door(os.environ if environ is None else environ)
-    former = {number: signal.signal(number, _raise_interrupted) for number in ENDING_SIGNALS}
+    if argv in (["--help"], ["-h"]):
+        # Without argparse and signals, whose import takes as long as all the rest.
+        return 0 if door.write(help_text()) else 1
+    import signal
+
+    former = {number: signal.signal(number, _raise_interrupted) for number in ending_signals()}
     try:
         return _run(argv, door)
     except RemotesError as error:

@@ -5,14 +5,19 @@ Leaves alone: what leads to an answer or a failure.
 """
 
 import os
-import signal
 import sys
 
 EXIT_FAULT = 70
-ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT")
-                  if hasattr(signal, name)]
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))
             if chr(code) not in "\t\n"}
+
+
+def ending_signals():
+    """The signals that end a run, those of them that this system has."""
+    import signal  # not at the top: it takes as long to import as the rest of `--help`
+
+    return [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT")
+            if hasattr(signal, name)]
 
 
 class Door:
@@ -98,8 +103,10 @@ class Door:
         return self.answer(document, EXIT_FAULT)
 
     def interrupted(self, error):
+        import signal
+
         number = error.number
-        for ending in ENDING_SIGNALS:
+        for ending in ending_signals():
             signal.signal(ending, signal.SIG_IGN)  # one is enough
         name = signal.Signals(number).name
         self.tell(f"client: {self.action_name or 'start'}: ended by {name}")
