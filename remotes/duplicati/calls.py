@@ -213,15 +213,7 @@ class Duplicati:
         A row of type Result has a mapping `Result` beside its `Message`, if that can be
         read. An empty list if it never ran.
         """
-        try:
-            rows = self._rows("GET", f"v1/backup/{backup_id}/log",
-                              query={"pagesize": page_size, "offset": before})
-        except NotFoundError as error:
-            raise self.unknown_backup(backup_id, error) from None
-        except RefusedError as error:
-            if _NO_TABLE in str(error):
-                return []
-            raise
+        rows = self._job_rows(backup_id, "log", page_size, before)
         for row in rows:
             if row.get("Type") == "Result":
                 row["Result"] = _parsed(row.get("Message"))
@@ -229,8 +221,12 @@ class Duplicati:
 
     def remote_log(self, backup_id, *, page_size=_LOG_PAGE, before=None):
         """What was done at the backup's target, newest first (section 3.4)."""
+        return self._job_rows(backup_id, "remotelog", page_size, before)
+
+    def _job_rows(self, backup_id, name, page_size, before):
+        """Rows of one of a backup's logs; an empty list if it never ran."""
         try:
-            return self._rows("GET", f"v1/backup/{backup_id}/remotelog",
+            return self._rows("GET", f"v1/backup/{backup_id}/{name}",
                               query={"pagesize": page_size, "offset": before})
         except NotFoundError as error:
             raise self.unknown_backup(backup_id, error) from None
