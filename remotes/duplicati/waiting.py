@@ -89,6 +89,20 @@ class Wait:
             ending, state = self._outliving(lambda: self._look(self._news(deadline)), deadline)
         return ending
 
+    def look(self, state):
+        """One look, without waiting: the Ending, or None while it goes on.
+
+        `state` is a serverstate; several waits may share one. Make the Wait before you ask for it:
+        sessions that were forgotten meanwhile tell of a restart. Errors: those of the server, such
+        as UnavailableError, after which `doubt` is called and a later look is as good.
+        """
+        return self._look(state)[0]
+
+    def doubt(self):
+        """The server was away: from now on it must be shown that the number is still this task's.
+        """
+        self._is_doubted, self._is_checked = True, False
+
     def _what(self):
         return f"task {self._started.number} of backup {self._started.backup_id}"
 
@@ -97,14 +111,14 @@ class Wait:
     def _look(self, state):
         """(Ending or None, what it does in a word), from a serverstate."""
         if self._server.is_legacy and self._server.session.renewals > self._renewals:
-            self._doubt()  # a restart makes the old generation forget its sessions
+            self.doubt()  # a restart makes the old generation forget its sessions
         self._renewals = self._server.session.renewals
         event = state.get("LastEventID")
         if isinstance(event, int):
             began_anew = self._event is not None and event < self._event
             self._event = event
             if began_anew:
-                self._doubt()
+                self.doubt()
                 return self._unless_ours(self._ending("restarted")), "lost"
         if self._started.number is None:
             self._started.number = number_of(state, self._started.backup_id)
@@ -172,10 +186,6 @@ class Wait:
                                      else _SAME_START_SECONDS)
         self._is_doubted = self._is_doubted and not self._is_checked
         return self._is_checked
-
-    def _doubt(self):
-        """From now on it must be shown that the number is still this task's."""
-        self._is_doubted, self._is_checked = True, False
 
     def _unless_ours(self, ending):
         """The ending of a restart; None if the number is this task's all the same."""
@@ -252,7 +262,7 @@ class Wait:
                 self._is_away = True
                 if away_since is None:
                     away_since = now
-                    self._doubt()
+                    self.doubt()
                     if error.kind not in ("time_out", "proxy_page"):
                         self._tell(f"waiting for {self._what()} goes on, though {error}")
                 if now - away_since >= AWAY_LIMIT_SECONDS:
