@@ -26,6 +26,7 @@ ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 # A whole answer may take this many times as long as one read of it.
 ANSWER_TIMEOUT_FACTOR = 10
 NOT_JSON = object()
+_DOTS = re.compile(r"(?<=/)\.\.?(?=/|$)")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -67,11 +68,20 @@ def one_line(text, longest=200):
     return text if len(text) <= longest else text[:longest - 1] + "…"
 
 
-def _parse_json(body):
+def _parse_json(body, parse_int=None):
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
+        return json.loads(body, parse_int=parse_int)
+    except (ValueError, RecursionError) as error:
+        if type(error) is ValueError and parse_int is None:  # more digits than Python reads
+            return _parse_json(body, _parse_whole)
         return NOT_JSON
+
+
+def _parse_whole(digits):
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 class Transport:
@@ -165,9 +175,10 @@ class Transport:
                 )
             chunks.append(chunk)
         promised = response.headers.get("Content-Length", "")
-        if promised.isdigit() and size < int(promised) and \
+        if promised.isdigit() and size < int(promised) and response.status_code != 304 and \
                 "Content-Encoding" not in response.headers:
-            # urllib3 before 2 takes half an answer for a whole one.
+            # urllib3 before 2 takes half an answer for a whole one. 304 tells the length of
+            # a body that it does not send.
             raise requests.exceptions.ChunkedEncodingError("the answer broke off")
         return b"".join(chunks)
 
@@ -243,6 +254,12 @@ class _GuardedAdapter(requests.adapters.HTTPAdapter):
         self._sockets = sockets
         self._pinned = {"assert_fingerprint": pin} if pin else {}
         super().__init__()
+
+    def request_url(self, request, proxies):
+        """What goes into the request line. requests writes "%2E%2E" plainly, which is another
+        path; dots that stood there plainly are gone by now."""
+        path, mark, query = super().request_url(request, proxies).partition("?")
+        return _DOTS.sub(lambda found: found[0].replace(".", "%2E"), path) + mark + query
 
     def init_poolmanager(self, *args, **kwargs):
         super().init_poolmanager(*args, **kwargs, **self._pinned)

@@ -193,6 +193,12 @@ def test_a_dribbled_answer_ends_in_spite_of_patience():
     assert 1.4 < time.monotonic() - begun < 10
 
 
+def test_the_length_that_304_tells_is_not_that_of_its_answer():
+    """A cache tells how long the answer would be that it need not send again."""
+    with Rude(answer(304, b"", length=100)) as server:
+        assert (304, b"") == (exchange(server.url).status, exchange(server.url).body)
+
+
 def test_an_answer_that_is_no_json_is_an_answer():
     """What it means is not for the transport to say."""
     with Rude(rude.html) as server:
@@ -409,6 +415,19 @@ def test_one_connection_serves_many_exchanges():
         line.exchange("GET", server.url)
         assert 2 == len(connections)
         line.close()
+
+
+@pytest.mark.parametrize("path", ["a/%2E%2E/b", "a/%2E/b?c=/../d", "a/%2e%2e", "a/..%2Fb"])
+def test_a_segment_of_dots_stays_what_it_is(monkeypatch, path):
+    """Percent-encoded, it is a name; written plainly, by us or by requests, it is another path."""
+    with Rude(answer(200, {})) as server:
+        exchange(server.url + path)
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", server.url)
+        exchange(f"http://remotes.test/{path}")
+        plain, by_proxy = [request.path for request in server.requests]
+    kept = path.replace("%2e", "%2E")
+    assert (f"/{kept}", f"http://remotes.test/{kept}") == (plain, by_proxy)
 
 
 def test_what_is_sent_is_json_with_our_headers():
@@ -631,3 +650,14 @@ def test_retry_after_is_seconds_of_a_day_or_nothing(value):
 def test_deep_json_is_no_json():
     """A hundred thousand brackets do not break the parser's stack."""
     assert transport.NOT_JSON is Answer(200, {}, b"[" * 100_000, "http://a/").json
+
+
+@pytest.mark.parametrize("digits", [1, 17, 4300, 4301, 100_000])
+def test_a_number_of_any_length_leaves_the_rest_readable(digits):
+    """Whole as far as Python reads it, else infinite: one number is not the whole answer."""
+    body = b'{"id": 7, "n": [' + b"9" * digits + b", -" + b"9" * digits + b"]}"
+    said = Answer(200, {}, body, "http://a/").json
+    large = int("9" * digits) if digits <= 4300 else float("inf")
+    assert {"id": 7, "n": [large, -large]} == said
+    assert int is type(said["id"])
+    assert transport.NOT_JSON is Answer(200, {}, body[:-1], "http://a/").json
