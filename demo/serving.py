@@ -13,14 +13,95 @@ import sqlite3
 import ssl
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 
 class SiteError(ValueError):
     """A site that cannot be served; the message is one line and names the place."""
+
+
+class Answer(NamedTuple):
+    """What goes back; `headers` without those of the connection."""
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+class AnsweringHandler(BaseHTTPRequestHandler):
+    """One connection: requests in, answers of `server.answer(handler)` out, which finds `command`
+    (the method), `path`, `headers` and `body` here. The hook `server.fault`, if it is not None, is
+    called as fault(stage, handler) "before" (the request is read, nothing is done) and "after"
+    (all is done and saved, nothing is sent: see `answer`); True: it has dealt with the connection,
+    which is then closed. `server.note(method, path, status)` is told each request, with None
+    where the hook took it before.
+    """
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = 900.0  # seconds of silence after which a connection is given up
+    largest_body = 64 * 1024 * 1024
+
+    def respond(self) -> None:
+        """Answer a request, unless the hook takes the connection away."""
+        self.body, self.answer = self._read_body(), None
+        if self.body is None or self._fault("before"):
+            return
+        self.answer = self.server.answer(self)
+        self.server.note(self.command, self.path, self.answer.status)
+        if self._fault("after"):
+            return
+        status, headers, body = self.answer
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+                 *(f"{name}: {value}" for name, value in headers.items())]
+        if status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+            lines.append(f"Content-Length: {len(body)}")
+        if self.close_connection:
+            lines.append("Connection: close")
+        # In one piece: a body sent after its headers can wait 40 ms for the other side's
+        # delayed acknowledgement.
+        head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+        self.wfile.write(head + (b"" if self.command == "HEAD" else body))
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond
+
+    def _read_body(self) -> bytes | None:
+        """The whole body; None, and the end of the connection, if it does not come."""
+        length, refused = self.headers.get("Content-Length", "0"), None
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdecimal()):
+            refused = HTTPStatus.LENGTH_REQUIRED
+        elif int(length[:20]) > self.largest_body:
+            refused = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        if refused:
+            self.close_connection = True
+            return self.send_error(refused)
+        body = self.rfile.read(int(length))
+        if len(body) == int(length):
+            return body
+        self.close_connection = True
+        return None
+
+    def _fault(self, stage: str) -> bool:
+        """Whether the hook has dealt with the connection at this stage."""
+        fault = self.server.fault  # once: a test can take it away at any time
+        if fault is None or not fault(stage, self):
+            return False
+        if stage == "before":
+            self.server.note(self.command, self.path, None)
+        self.close_connection = True
+        return True
+
+    def log_message(self, format: str, *values) -> None:
+        """What http.server itself has to tell: of requests that are not HTTP."""
+        self.server.state.log(printable((format % values).strip().partition("\n")[0][:80]))
+
+
+def printable(line: str) -> str:
+    """`line` with "?" for what a terminal could take for an order."""
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 class LoopbackServer(ThreadingHTTPServer):

@@ -250,3 +250,31 @@ def operator(tmp_path):
         return host
 
     return make
+
+
+@pytest.fixture
+def serve_tasks():
+    """serve_tasks(*tasks, token=None, **options) -> a running demo task server, with the tasks
+    of the host "host" (or hosts={NAME: {"token", "tasks"}}, or path=PATH); all end with the test.
+
+    `options`: those of demo.task_server's State and make_server; or state=, one that there is.
+    """
+    from demo.task_server import State, make_server
+
+    servers = []
+
+    def start(*tasks, state=None, hosts=None, path=None, **options):
+        names = ("port", "bind", "base_path", "ssl_context")
+        of_server = {name: options.pop(name) for name in names if name in options}
+        if state is None:
+            state = State(path or ({"hosts": hosts} if hosts else tasks), **options)
+        server = make_server(state, **of_server)
+        servers.append((server, _serving(server)))
+        return server
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        server.state.close()

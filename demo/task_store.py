@@ -1,0 +1,203 @@
+"""What a task server keeps, in SQLite: tasks, which state each is in, every result that came.
+
+Guards: that what `post` has returned for is on the disk, synced, whatever becomes of the process
+or the machine; that the first final result of a task stays, and each further one is kept beside
+it; that a task that a host has fetched is not changed under it. Leaves alone: whose token it is
+(task_server.py), where tasks come from (task_files.py).
+
+A task is known by its host and `key`, the JSON of its ID: 1 and "1" are two. Where an ID comes
+again with other content, once its task has ended, it is a new task and the former stays.
+"""
+import contextlib
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+
+STATES = NEW, ACCEPTED, REFUSED, COMPLETED, ERROR = (
+    "new", "accepted", "refused", "completed", "error")
+FINAL = REFUSED, COMPLETED, ERROR
+# What became of a result: it gave the task its state; it came once more, word for word; it is
+# another final one, too late; it says "accepted" of a task that has ended.
+TAKEN, REPEATED, SECOND, LATE = "taken", "repeated", "second", "late"
+
+# `listed`: it is in the task file now. `handed`: when a host first fetched it. `next`: what the
+# file says of it meanwhile; it becomes a task of its own when this one has ended.
+TABLES = """
+CREATE TABLE IF NOT EXISTS tasks (number INTEGER PRIMARY KEY AUTOINCREMENT, host TEXT NOT NULL,
+    key TEXT, document TEXT NOT NULL, state TEXT NOT NULL, listed INTEGER NOT NULL DEFAULT 1,
+    place INTEGER NOT NULL, since TEXT NOT NULL, handed TEXT, next TEXT);
+CREATE INDEX IF NOT EXISTS tasks_key ON tasks (host, key);
+CREATE INDEX IF NOT EXISTS tasks_state ON tasks (host, state, listed);
+CREATE TABLE IF NOT EXISTS posts (number INTEGER PRIMARY KEY AUTOINCREMENT, task INTEGER NOT NULL,
+    host TEXT NOT NULL, document TEXT NOT NULL, became TEXT NOT NULL, time TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS posts_task ON posts (task, became);
+CREATE INDEX IF NOT EXISTS posts_host ON posts (host);
+"""
+
+
+def task_key(entry: object) -> str | None:
+    """The key of a task or a result: its ID as JSON; None if it has none that can be used."""
+    found = entry.get("ID") if isinstance(entry, dict) else None
+    is_usable = type(found) is int or isinstance(found, str) and found.strip()
+    return json.dumps(found) if is_usable else None
+
+
+def canonical(document: object) -> str:
+    """The one text of a JSON document: pure ASCII, so that SQLite takes it, whatever it holds."""
+    return json.dumps(document, sort_keys=True, allow_nan=False)
+
+
+class Store:
+    """The database; can be used from several threads. `clock` gives an aware datetime.
+    All methods raise sqlite3.Error, and then nothing has changed."""
+
+    def __init__(self, database: str = ":memory:", clock: Callable[[], datetime] | None = None):
+        """`database`: a file, made if it is missing."""
+        self._clock = clock or (lambda: datetime.now(timezone.utc))
+        self._lock = threading.Lock()
+        # Without isolation a transaction begins where it says BEGIN, and nowhere else.
+        self._database = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+        self._database.row_factory = sqlite3.Row
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")  # a 200 must outlive a power cut, too
+        self._database.executescript(TABLES)
+
+    def close(self) -> None:
+        """Close the database; nothing can be asked afterwards."""
+        with self._lock:
+            self._database.close()
+
+    def rows(self, sql: str, *values) -> list[sqlite3.Row]:
+        """What a SELECT finds."""
+        with self._lock:
+            return self._database.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all of it is on the disk when this ends, or nothing is changed."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def _now(self) -> str:
+        return self._clock().astimezone(timezone.utc).isoformat(timespec="milliseconds")
+
+    def add(self, host: str, entry: object) -> None:
+        """One more task, even if there is one with its ID already."""
+        with self._change() as database:
+            place = database.execute("SELECT coalesce(max(place), 0) + 1 FROM tasks"
+                                     " WHERE host = ?", (host,)).fetchone()[0]
+            self._insert(database, host, task_key(entry), canonical(entry), place)
+
+    def _insert(self, database: sqlite3.Connection, host: str, key: str | None, document: str,
+                place: int) -> None:
+        database.execute("UPDATE tasks SET listed = 0, next = NULL WHERE host = ? AND key = ?",
+                         (host, key))
+        database.execute("INSERT INTO tasks (host, key, document, state, place, since)"
+                         " VALUES (?, ?, ?, ?, ?, ?)", (host, key, document, NEW, place,
+                                                        self._now()))
+
+    def replace(self, tasks_of: dict[str, list]) -> None:
+        """These are the tasks from now on, by host, in this order; what hosts did stays.
+
+        Each needs an ID of its own. A host that is not named keeps nothing to be done.
+        """
+        with self._change() as database:
+            for (host,) in database.execute("SELECT DISTINCT host FROM tasks WHERE listed"):
+                if host not in tasks_of:
+                    self._replace_host(database, host, [])
+            for host, entries in tasks_of.items():
+                self._replace_host(database, host, entries)
+
+    def _replace_host(self, database: sqlite3.Connection, host: str, entries: list) -> None:
+        # The newest row of each key is the one that counts.
+        known = {row["key"]: row for row in database.execute(
+            "SELECT * FROM tasks WHERE host = ? ORDER BY number", (host,)).fetchall()}
+        for place, entry in enumerate(entries, 1):
+            key, document = task_key(entry), canonical(entry)
+            row = known.pop(key, None)
+            if row is None:
+                self._insert(database, host, key, document, place)
+            elif row["document"] == document:
+                if (1, None, place) != (row["listed"], row["next"], row["place"]):
+                    database.execute("UPDATE tasks SET listed = 1, next = NULL, place = ?"
+                                     " WHERE number = ?", (place, row["number"]))
+            elif row["state"] in FINAL:
+                self._insert(database, host, key, document, place)
+            else:
+                column = "next" if row["handed"] or row["state"] != NEW else "document"
+                database.execute(f"UPDATE tasks SET listed = 1, place = ?, {column} = ?"
+                                 " WHERE number = ?", (place, document, row["number"]))
+        for row in known.values():
+            if row["state"] == NEW and not row["handed"]:
+                database.execute("DELETE FROM tasks WHERE number = ?", (row["number"],))
+            elif row["listed"]:
+                database.execute("UPDATE tasks SET listed = 0, next = NULL WHERE number = ?",
+                                 (row["number"],))
+
+    def has_new(self, host: str) -> bool:
+        """Whether a task of this host was neither accepted nor refused nor ended."""
+        return bool(self.rows("SELECT 1 FROM tasks WHERE host = ? AND state = ? AND listed"
+                              " LIMIT 1", host, NEW))
+
+    def hand_out(self, host: str, most: int = -1) -> list:
+        """Those tasks, in their order, at most so many (-1: all); from now on they are fetched."""
+        with self._change() as database:
+            found = database.execute(
+                "SELECT number, document, handed FROM tasks WHERE host = ? AND state = ?"
+                " AND listed ORDER BY place, number LIMIT ?", (host, NEW, most)).fetchall()
+            database.executemany("UPDATE tasks SET handed = ? WHERE number = ?", [
+                (self._now(), row["number"]) for row in found if not row["handed"]])
+        return [json.loads(row["document"]) for row in found]
+
+    def post(self, host: str, result: dict) -> str | None:
+        """Keep a result, its form being right; what became of it, on the disk by then. None:
+        no task of this host has its ID."""
+        with self._change() as database:
+            rows = database.execute(
+                "SELECT * FROM tasks WHERE host = ? AND key = ? ORDER BY number DESC LIMIT 2",
+                (host, task_key(result))).fetchall()
+            if not rows:
+                return None
+            # A task that nobody has fetched cannot have a result; its predecessor can.
+            row = rows[0] if rows[0]["handed"] or len(rows) == 1 else rows[1]
+            became = self._judge(database, row, result)
+            now, status = self._now(), result["Status"]
+            database.execute(
+                "INSERT INTO posts (task, host, document, became, time) VALUES (?, ?, ?, ?, ?)",
+                (row["number"], host, canonical(result), became, now))
+            if became == TAKEN:
+                database.execute("UPDATE tasks SET state = ?, since = ? WHERE number = ?",
+                                 (status, now, row["number"]))
+                if status in FINAL and row["next"]:
+                    self._insert(database, host, row["key"], row["next"], row["place"])
+        return became
+
+    def _judge(self, database: sqlite3.Connection, row: sqlite3.Row, result: dict) -> str:
+        if row["state"] not in FINAL:
+            return REPEATED if row["state"] == result["Status"] else TAKEN
+        if result["Status"] not in FINAL:
+            return LATE
+        first = database.execute(
+            "SELECT document FROM posts WHERE task = ? AND became = ? ORDER BY number DESC"
+            " LIMIT 1", (row["number"], TAKEN)).fetchone()
+        return REPEATED if first["document"] == canonical(result) else SECOND
+
+    def posts(self, host: str) -> list[dict]:
+        """Every result of a host, in the order in which they came."""
+        return [json.loads(row["document"]) for row in self.rows(
+            "SELECT document FROM posts WHERE host = ? ORDER BY number", host)]
+
+    def state(self, host: str, identifier: object) -> str | None:
+        """The state of the newest task with this ID; None if there is none."""
+        found = self.rows("SELECT state FROM tasks WHERE host = ? AND key = ?"
+                          " ORDER BY number DESC LIMIT 1", host, task_key({"ID": identifier}))
+        return found[0]["state"] if found else None
