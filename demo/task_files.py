@@ -14,7 +14,7 @@ from typing import NamedTuple
 import yaml
 
 from demo.serving import SiteError
-from demo.task_store import canonical, task_key
+from demo.task_store import as_json, task_key
 
 ONLY_HOST = "host"  # how a host is called in a file that names none
 TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
@@ -98,7 +98,7 @@ def _read_tasks(loader: _Loader, node: yaml.Node | None) -> list:
         if not isinstance(entry.get("Operation"), str) or not entry["Operation"]:
             raise _PlaceError("a task needs an Operation", part)
         try:
-            canonical(entry)
+            as_json(entry)
         except (TypeError, ValueError, RecursionError) as error:
             raise _PlaceError(f"this task cannot be written as JSON: {error}", part) from error
         keys.add(key)

@@ -119,7 +119,7 @@ class State:
         Raises SiteError, OSError, sqlite3.Error."""
         self.log, self.page_token, self.form = log, page_token, form
         self.has_location, self._lock, self._is_behind = has_location, threading.Lock(), True
-        self.files, self.wants_tokens = None, False
+        self.files, self.wants_tokens, self.asked = None, False, {}
         if isinstance(tasks, (str, Path)):
             self.files = TaskFiles(tasks)
             hosts = self.files.hosts
@@ -201,6 +201,7 @@ class State:
         if not result and call.path not in ("/api/tasks/status", "/api/tasks"):
             raise RefusedError(404, "Nothing is at this address.")
         host = self._host(call)
+        self.asked[host] = self.store.now()
         if result:
             _allow(call, "POST")
             return self._post(host, call, result[1])

@@ -21,13 +21,16 @@ FINAL = REFUSED, COMPLETED, ERROR
 # What became of a result: it gave the task its state; it came once more, word for word; it is
 # another final one, too late; it says "accepted" of a task that has ended.
 TAKEN, REPEATED, SECOND, LATE = "taken", "repeated", "second", "late"
+MESSAGE_CHARACTERS = 300
 
 # `listed`: it is in the task file now. `handed`: when a host first fetched it. `next`: what the
-# file says of it meanwhile; it becomes a task of its own when this one has ended.
+# file says of it meanwhile; it becomes a task of its own when this one has ended. `message`: the
+# beginning of what its host says of its state.
 TABLES = """
 CREATE TABLE IF NOT EXISTS tasks (number INTEGER PRIMARY KEY AUTOINCREMENT, host TEXT NOT NULL,
     key TEXT, document TEXT NOT NULL, state TEXT NOT NULL, listed INTEGER NOT NULL DEFAULT 1,
-    place INTEGER NOT NULL, since TEXT NOT NULL, handed TEXT, next TEXT);
+    place INTEGER NOT NULL, since TEXT NOT NULL, handed TEXT, next TEXT,
+    message TEXT);
 CREATE INDEX IF NOT EXISTS tasks_key ON tasks (host, key);
 CREATE INDEX IF NOT EXISTS tasks_state ON tasks (host, state, listed);
 CREATE TABLE IF NOT EXISTS posts (number INTEGER PRIMARY KEY AUTOINCREMENT, task INTEGER NOT NULL,
@@ -35,6 +38,9 @@ CREATE TABLE IF NOT EXISTS posts (number INTEGER PRIMARY KEY AUTOINCREMENT, task
 CREATE INDEX IF NOT EXISTS posts_task ON posts (task, became);
 CREATE INDEX IF NOT EXISTS posts_host ON posts (host);
 """
+TASK = "SELECT *, " + ", ".join(
+    f"(SELECT count(*) FROM posts WHERE task = tasks.number AND became = '{became}') AS {became}"
+    for became in (REPEATED, SECOND, LATE)) + " FROM tasks"
 
 
 def task_key(entry: object) -> str | None:
@@ -44,9 +50,29 @@ def task_key(entry: object) -> str | None:
     return json.dumps(found) if is_usable else None
 
 
-def canonical(document: object) -> str:
-    """The one text of a JSON document: pure ASCII, so that SQLite takes it, whatever it holds."""
-    return json.dumps(document, sort_keys=True, allow_nan=False)
+def as_json(document: object) -> str:
+    """A document in its own order; pure ASCII, so that SQLite takes it, whatever it holds.
+    Raises TypeError, ValueError, RecursionError for what JSON does not have."""
+    return json.dumps(document, allow_nan=False)
+
+
+def _is_same(kept: str, given: str) -> bool:
+    """Whether two JSON texts say the same, in whatever order."""
+    return kept == given or (json.dumps(json.loads(kept), sort_keys=True)
+                             == json.dumps(json.loads(given), sort_keys=True))
+
+
+def _message(result: dict) -> str | None:
+    """What a result says in words; where it was refused or failed without, the rest of it."""
+    data = result.get("Data")
+    message = data.get("Message") if isinstance(data, dict) else None
+    if not isinstance(message, str):
+        if data is None or result["Status"] not in (REFUSED, ERROR):
+            return None
+        message = json.dumps(data)
+    # SQLite takes no half of a pair of surrogates, and JSON can hold one.
+    message = message.encode(errors="replace").decode()
+    return message if len(message) <= MESSAGE_CHARACTERS else message[:MESSAGE_CHARACTERS] + "…"
 
 
 class Store:
@@ -87,7 +113,8 @@ class Store:
                     self._database.execute("ROLLBACK")
                 raise
 
-    def _now(self) -> str:
+    def now(self) -> str:
+        """The time as it is kept."""
         return self._clock().astimezone(timezone.utc).isoformat(timespec="milliseconds")
 
     def add(self, host: str, entry: object) -> None:
@@ -95,7 +122,7 @@ class Store:
         with self._change() as database:
             place = database.execute("SELECT coalesce(max(place), 0) + 1 FROM tasks"
                                      " WHERE host = ?", (host,)).fetchone()[0]
-            self._insert(database, host, task_key(entry), canonical(entry), place)
+            self._insert(database, host, task_key(entry), as_json(entry), place)
 
     def _insert(self, database: sqlite3.Connection, host: str, key: str | None, document: str,
                 place: int) -> None:
@@ -103,7 +130,7 @@ class Store:
                          (host, key))
         database.execute("INSERT INTO tasks (host, key, document, state, place, since)"
                          " VALUES (?, ?, ?, ?, ?, ?)", (host, key, document, NEW, place,
-                                                        self._now()))
+                                                        self.now()))
 
     def replace(self, tasks_of: dict[str, list]) -> None:
         """These are the tasks from now on, by host, in this order; what hosts did stays.
@@ -122,11 +149,11 @@ class Store:
         known = {row["key"]: row for row in database.execute(
             "SELECT * FROM tasks WHERE host = ? ORDER BY number", (host,)).fetchall()}
         for place, entry in enumerate(entries, 1):
-            key, document = task_key(entry), canonical(entry)
+            key, document = task_key(entry), as_json(entry)
             row = known.pop(key, None)
             if row is None:
                 self._insert(database, host, key, document, place)
-            elif row["document"] == document:
+            elif _is_same(row["document"], document):
                 if (1, None, place) != (row["listed"], row["next"], row["place"]):
                     database.execute("UPDATE tasks SET listed = 1, next = NULL, place = ?"
                                      " WHERE number = ?", (place, row["number"]))
@@ -155,7 +182,7 @@ class Store:
                 "SELECT number, document, handed FROM tasks WHERE host = ? AND state = ?"
                 " AND listed ORDER BY place, number LIMIT ?", (host, NEW, most)).fetchall()
             database.executemany("UPDATE tasks SET handed = ? WHERE number = ?", [
-                (self._now(), row["number"]) for row in found if not row["handed"]])
+                (self.now(), row["number"]) for row in found if not row["handed"]])
         return [json.loads(row["document"]) for row in found]
 
     def post(self, host: str, result: dict) -> str | None:
@@ -170,13 +197,14 @@ class Store:
             # A task that nobody has fetched cannot have a result; its predecessor can.
             row = rows[0] if rows[0]["handed"] or len(rows) == 1 else rows[1]
             became = self._judge(database, row, result)
-            now, status = self._now(), result["Status"]
+            now, status = self.now(), result["Status"]
             database.execute(
                 "INSERT INTO posts (task, host, document, became, time) VALUES (?, ?, ?, ?, ?)",
-                (row["number"], host, canonical(result), became, now))
+                (row["number"], host, as_json(result), became, now))
             if became == TAKEN:
-                database.execute("UPDATE tasks SET state = ?, since = ? WHERE number = ?",
-                                 (status, now, row["number"]))
+                database.execute(
+                    "UPDATE tasks SET state = ?, since = ?, message = ? WHERE number = ?",
+                    (status, now, _message(result), row["number"]))
                 if status in FINAL and row["next"]:
                     self._insert(database, host, row["key"], row["next"], row["place"])
         return became
@@ -189,7 +217,7 @@ class Store:
         first = database.execute(
             "SELECT document FROM posts WHERE task = ? AND became = ? ORDER BY number DESC"
             " LIMIT 1", (row["number"], TAKEN)).fetchone()
-        return REPEATED if first["document"] == canonical(result) else SECOND
+        return REPEATED if _is_same(first["document"], as_json(result)) else SECOND
 
     def posts(self, host: str) -> list[dict]:
         """Every result of a host, in the order in which they came."""
@@ -201,3 +229,27 @@ class Store:
         found = self.rows("SELECT state FROM tasks WHERE host = ? AND key = ?"
                           " ORDER BY number DESC LIMIT 1", host, task_key({"ID": identifier}))
         return found[0]["state"] if found else None
+
+    # For the page.
+
+    def counts(self) -> list[sqlite3.Row]:
+        """host, state, count."""
+        return self.rows("SELECT host, state, count(*) AS count FROM tasks GROUP BY host, state"
+                         " ORDER BY host")
+
+    def overview(self, host: str = "", state: str = "", after: int = 0,
+                 most: int = 100) -> list[sqlite3.Row]:
+        """Tasks, the latest change first, of a host and in a state ("": of all); how many results
+        came beside those that count: repeated, second, late."""
+        return self.rows(f"{TASK} WHERE (? = '' OR host = ?) AND (? = '' OR state = ?)"
+                         " ORDER BY since DESC, number DESC LIMIT ? OFFSET ?",
+                         host, host, state, state, most, after)
+
+    def task(self, number: int) -> sqlite3.Row | None:
+        """One of them, by its number here."""
+        found = self.rows(f"{TASK} WHERE number = ?", number)
+        return found[0] if found else None
+
+    def results(self, number: int) -> list[sqlite3.Row]:
+        """All results of a task, in the order in which they came: document, became, time."""
+        return self.rows("SELECT * FROM posts WHERE task = ? ORDER BY number", number)
