@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import yaml
 
-from demo.serving import SiteError
+from demo.serving import SiteError, printable
 from demo.task_store import as_json, task_key
 
 ONLY_HOST = "host"  # how a host is called in a file that names none
+SHORTEST_OPEN_TOKEN = 16  # for a server that others can reach
 TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
@@ -156,13 +157,19 @@ def read_document(document: object) -> dict[str, HostTasks]:
 
 
 def check_tokens(hosts: dict[str, HostTasks], is_open: bool = False) -> None:
-    """SiteError unless each host can be told from the others (`is_open`: from anybody)."""
+    """SiteError unless each host can be told from the others (`is_open`: from anybody), and its
+    name can be shown."""
     seen = {}
     for name, host in hosts.items():
+        if printable(name) != name or not name:
+            raise SiteError(f"{name!r} cannot be the name of a host")
         if host.token is None and (is_open or len(hosts) > 1):
             raise SiteError(f"the host {name!r} needs a token, since "
                             + ("others can reach this server" if is_open else
                                "it is not the only one"))
+        if is_open and len(host.token) < SHORTEST_OPEN_TOKEN:
+            raise SiteError(f"the token of {name!r} is shorter than {SHORTEST_OPEN_TOKEN}"
+                            " characters, and others can reach this server")
         if host.token in seen:
             raise SiteError(f"the hosts {seen[host.token]!r} and {name!r} have the same token")
         seen[host.token] = name

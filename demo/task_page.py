@@ -81,7 +81,8 @@ class View(NamedTuple):
 
 def read_view(target: str) -> View:
     """The view that an address asks for; what it does not know it leaves out."""
-    given = dict(parse_qsl(target.partition("?")[2], errors="replace"))
+    query = target.partition("?")[2].encode(errors="replace").decode()
+    given = dict(parse_qsl(query, errors="replace"))
     for name in ("after", "n"):
         text = given.get(name, "")
         given[name] = int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0

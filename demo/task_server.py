@@ -48,8 +48,15 @@ from demo.serving import (
     serve,
     tls_context,
 )
-from demo.task_files import ONLY_HOST, HostTasks, TaskFiles, check_tokens, read_document
-from demo.task_store import ACCEPTED, FINAL, Store
+from demo.task_files import (
+    ONLY_HOST,
+    SHORTEST_OPEN_TOKEN,
+    HostTasks,
+    TaskFiles,
+    check_tokens,
+    read_document,
+)
+from demo.task_store import ACCEPTED, FINAL, Store, as_json
 
 FORMS = ("list", "object", "bare")  # how api/tasks is written; the draft says this and shows that
 STATUSES = (ACCEPTED, *FINAL)
@@ -90,11 +97,9 @@ def _is_same(given: str, expected: str) -> bool:
 
 def read_result(body: bytes, identifier: str) -> dict:
     """The result in a body, for the task with this ID (as text). Raises RefusedError."""
-    def refuse(name):
-        raise ValueError(f"{name} is no JSON")
-
     try:
-        result = json.loads(body.decode(), parse_constant=refuse)
+        result = json.loads(body.decode())
+        as_json(result)
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f"The body is not JSON: {error}") from error
     if not isinstance(result, dict):
@@ -155,8 +160,9 @@ class State:
 
     def want_tokens(self) -> None:
         """From now on nobody is served without a token. SiteError if one is missing."""
-        if not self.page_token:
-            raise SiteError("a server that others can reach needs a token for its page")
+        if len(self.page_token or "") < SHORTEST_OPEN_TOKEN:
+            raise SiteError("since others can reach this server, its page needs a token of"
+                            f" {SHORTEST_OPEN_TOKEN} characters or more (--page_token_file)")
         check_tokens(self.hosts, is_open=True)
         self.wants_tokens = True
         if self.files:
@@ -165,7 +171,9 @@ class State:
     # For tests.
 
     def add(self, host: str, task: object) -> None:
-        """One more task for a host, even with an ID that it has had."""
+        """One more task for a host, even with an ID that it has had. KeyError: no such host."""
+        if host not in self.hosts:
+            raise KeyError(host)
         self.store.add(host, task)
 
     def replace(self, tasks: list, host: str = ONLY_HOST) -> None:
@@ -359,6 +367,8 @@ def _open_server(arguments: argparse.Namespace) -> Server:
     token, context = None, tls_context(arguments)
     if arguments.page_token_file:
         token = arguments.page_token_file.read_text(encoding="utf-8").strip()
+        if not token:
+            raise SiteError(f"{arguments.page_token_file} is empty")
     state = State(arguments.tasks, arguments.database, page_token=token, form=arguments.form,
                   log=_log)
     try:

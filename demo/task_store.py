@@ -22,6 +22,7 @@ FINAL = REFUSED, COMPLETED, ERROR
 # another final one, too late; it says "accepted" of a task that has ended.
 TAKEN, REPEATED, SECOND, LATE = "taken", "repeated", "second", "late"
 MESSAGE_CHARACTERS = 300
+DEEPEST = 100
 
 # `listed`: it is in the task file now. `handed`: when a host first fetched it. `next`: what the
 # file says of it meanwhile; it becomes a task of its own when this one has ended. `message`: the
@@ -52,7 +53,14 @@ def task_key(entry: object) -> str | None:
 
 def as_json(document: object) -> str:
     """A document in its own order; pure ASCII, so that SQLite takes it, whatever it holds.
-    Raises TypeError, ValueError, RecursionError for what JSON does not have."""
+    Raises TypeError, ValueError, RecursionError for what JSON does not have, and for what is
+    nested so deeply that reading it again could fail."""
+    level, layer = 0, [document]
+    while layer := [child for parent in layer if isinstance(parent, (dict, list)) for child in (
+            parent.values() if isinstance(parent, dict) else parent)]:
+        level += 1
+        if level > DEEPEST:
+            raise ValueError(f"it is nested more than {DEEPEST} levels deep")
     return json.dumps(document, allow_nan=False)
 
 

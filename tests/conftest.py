@@ -268,7 +268,11 @@ def serve_tasks():
         of_server = {name: options.pop(name) for name in names if name in options}
         if state is None:
             state = State(path or ({"hosts": hosts} if hosts else tasks), **options)
-        server = make_server(state, **of_server)
+        try:
+            server = make_server(state, **of_server)
+        except Exception:
+            state.close()
+            raise
         servers.append((server, _serving(server)))
         return server
 
