@@ -11,7 +11,7 @@ import os
 import sys
 
 from remotes import __version__
-from remotes.actions.context import DUPLICATI
+from remotes.actions.context import MASKED_FAMILIES
 from remotes.actions.running import build_context, find_action
 from remotes.command_line import help_text, parse
 from remotes.door import Door, ending_signals
@@ -46,7 +46,7 @@ def _run(argv, door):
         from remotes.faults import Faults
 
         door.quiet_faults = Faults(context.settings.beside("faults.json"), action.name)
-    if action.family == DUPLICATI and not context.values["show_secrets"]:
+    if action.family in MASKED_FAMILIES and not context.values["show_secrets"]:
         from remotes.duplicati.masking import masked
 
         door.masked = masked

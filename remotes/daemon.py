@@ -133,16 +133,26 @@ class Schedule:
         return now + max(pause, retry_after_seconds or 0.0)
 
 
+def _traced(error):
+    return "a fault of this program: " + "".join(traceback.format_exception(error))
+
+
 class Monitor:
     """Makes `turn()` when it is due. `turn` gives True if there was something to do.
 
-    `tell` writes a line for people, `emit` an event (mapping) for scripts, `notify` a
-    state for the service manager.
+    `look()`, if given, is made between the turns at what goes on meanwhile; it may fail like a
+    turn. `next_look()` gives in how many seconds it is due, None if nothing goes on. `tell`
+    writes a line for people, `emit` an event (mapping) for scripts, `notify` a state for the
+    service manager.
     """
 
     def __init__(self, turn, schedule, *, tell, emit=lambda event: None,
-                 notify=lambda state: None, clock=time.monotonic):
+                 notify=lambda state: None, clock=time.monotonic, look=lambda: None,
+                 next_look=lambda: None):
         self._clock = clock
+        self._look = look
+        self._next_look = next_look
+        self._look_at = float("inf")
         self.next_turn = float("-inf")
         self._turn = turn
         self._schedule = schedule
@@ -153,10 +163,32 @@ class Monitor:
         self._idle_since = None
         self._idle_turns = 0
 
+    @property
+    def next_step(self):
+        """When there is something to do again, monotonic seconds."""
+        return min(self.next_turn, self._look_at)
+
     def step(self, now):
-        """Makes a turn if one is due at `now` (monotonic seconds); whether it did."""
-        if now < self.next_turn:
-            return False
+        """Makes a turn if one is due at `now` (monotonic seconds), else a look if one is; whether
+        it made a turn."""
+        is_turn = now >= self.next_turn
+        if is_turn:
+            self._make_turn(now)
+        elif now >= self._look_at:
+            self._make_look()
+        seconds = self._next_look()
+        self._look_at = float("inf") if seconds is None else self._clock() + seconds
+        return is_turn
+
+    def _make_look(self):
+        try:
+            self._look()
+        except RemotesError as error:
+            self._begin_fault(f"{error.kind}: {error}", error.kind)
+        except Exception as error:  # a fault of ours must not end the loop either
+            self._begin_fault(_traced(error), repr(type(error)))
+
+    def _make_turn(self, now):
         try:
             was_busy = self._turn()
         except RemotesError as error:
@@ -164,14 +196,12 @@ class Monitor:
             retry_after = getattr(error, "retry_after_seconds", None)
             self.next_turn = self._schedule.after_failure(now, retry_after)
         except Exception as error:  # a fault of ours must not end the loop either
-            trace = "".join(traceback.format_exception(error))
-            self._begin_fault(f"a fault of this program: {trace}", repr(type(error)))
+            self._begin_fault(_traced(error), repr(type(error)))
             self.next_turn = self._schedule.after_failure(now)
         else:
             self._end_fault()
             self.next_turn = self._schedule.after_success(now, self._clock())
             self._count_idle(was_busy, now)
-        return True
 
     def shorten_pause(self, now):
         """After a reload: the next turn is no later than an interval from `now`."""
@@ -213,7 +243,7 @@ def run(monitor, stop, reload, notify):
             notify("READY=1")
         stop.beat()
         monitor.step(time.monotonic())
-        stop.wait(monitor.next_turn - time.monotonic())
+        stop.wait(monitor.next_step - time.monotonic())
     notify("STOPPING=1")
 
 

@@ -8,6 +8,7 @@
     ├── NotFoundError       10  no such command, backup, task, version
     ├── LockedError         11  another run holds the lock
     ├── LoginError          12  401, 403: the token was refused
+    ├── PolicyError         13  refused by the owner's policy
     ├── CertificateError    14  the server's certificate is not trusted
     ├── WaitTimeoutError   124  --wait_timeout ran out; the work goes on
     ├── UnavailableError    75  for now: server away, time-out, 429, 5xx, a proxy's page
@@ -33,6 +34,7 @@ EXIT_CODES = {
     10: "no such command, backup, task, version or file",
     11: "another run holds the lock; the message names its process, and since when",
     12: "login or token refused: 401, 403",
+    13: "refused by the policy (`tasks_policy`)",
     14: "certificate not trusted",
     70: "a fault of this program",
     75: "for now: server away, unknown name, time-out, 429, 5xx, a proxy's page, a full disk;"
@@ -97,6 +99,11 @@ class LockedError(RemotesError):
 class LoginError(RemotesError):
     exit_code = 12
     kind = "login_refused"
+
+
+class PolicyError(RemotesError):
+    exit_code = 13
+    kind = "policy"
 
 
 class CertificateError(RemotesError):

@@ -25,8 +25,8 @@ _STOP_LIMIT_SECONDS = watcher.TERM_GRACE_SECONDS + watcher.KILL_LIMIT_SECONDS + 
 _WATCHER_FILE = os.path.abspath(watcher.__file__)
 # Never in a child's environment: logins of ours, and the line to the service manager.
 _WITHHELD = ("REMOTES_TOKEN", "REMOTES_PASSWORD", "REMOTES_LOGIN_TOKEN", "REMOTES_TARGET_URL",
-             "DUPLICATI_PASSWORD", "DUPLICATI_BASIC_PASSWORD", "NOTIFY_SOCKET", "WATCHDOG_USEC",
-             "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
+             "REMOTES_TASKS_TOKEN", "DUPLICATI_PASSWORD", "DUPLICATI_BASIC_PASSWORD",
+             "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID")
 
 
 class Outcome:

@@ -11,7 +11,7 @@ line; that a failure is an answer, too. Leaves alone: streams and exit codes.
 import os
 import sys
 
-from remotes.actions.context import DUPLICATI
+from remotes.actions.context import MASKED_FAMILIES
 from remotes.actions.running import build_context, find_action
 from remotes.errors import RemotesError
 
@@ -29,7 +29,7 @@ def act(action_name, **options):
     masked = _masked if options.get("show_secrets") is not True else _as_it_is
     try:
         action = find_action(action_name)
-        masked = masked if action.family == DUPLICATI else _as_it_is
+        masked = masked if action.family in MASKED_FAMILIES else _as_it_is
         context = build_context(action, _given(options), os.environ, _tell, lambda event: None,
                                 source="act")
         reply = action.run(context)

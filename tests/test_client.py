@@ -24,7 +24,7 @@ from tests.test_server import ANY_JSON, LOCATIONS, STATUSES, almost_good
 
 SECRET = "a-secret-token-0123456789"
 # A monitor goes on where the others end: see test_monitor.py.
-ENDING = [name for name in ACTIONS if name != "commands_monitor"]
+ENDING = [name for name in ACTIONS if not name.endswith("_monitor")]
 
 
 # What an action wants besides what it declares to need: one thing or another.
@@ -45,6 +45,7 @@ def words_for(action, folder, url):
     """The command line of an action, with all that it needs."""
     values = {"url": url, "token": SECRET, "private_key": folder / "key",
               "public_key": folder / "pub", "command": 7, "id": 1, "task": 2,
+              "operation": "run",
               "file": folder / "backup.json",
               "type": "backups" if action == "duplicati_list" else "backup", "name": "a-name"}
     needs = [*ACTIONS[action].needs, *DUPLICATI_NEEDS.get(action, ("id",)
@@ -72,7 +73,7 @@ def assert_told(result, code):
 def test_without_settings_every_action_says_what_is_missing(action, tmp_path, closed_url):
     """No settings, no server: 75 where a server was to be asked, 78 where one is to be named."""
     result = inside.run(*words_for(action, tmp_path, closed_url))
-    if action in ("generate_keys", "commands_pending", "config", *NO_SESSION):
+    if action in ("generate_keys", "commands_pending", "config", "tasks_policy", *NO_SESSION):
         assert (0, "OK", "") == (result.code, result.answer["status"], result.err)
     else:
         asks = action in ("status", "new_host", "duplicati_login")
@@ -87,6 +88,7 @@ def test_without_a_server_every_action_says_so(action, serve, enroll, closed_url
     document["server"]["url"] = closed_url
     document["duplicati"] = {"servers": {"default": {
         "url": closed_url, "generation": "token", "access_token": SECRET}}}
+    document["tasks"] = {"url": closed_url}
     host.settings.write_text(yaml.safe_dump(document))
     words = [word for word in words_for(action, host.folder, closed_url)
              if "_key=" not in word]
@@ -94,7 +96,7 @@ def test_without_a_server_every_action_says_so(action, serve, enroll, closed_url
         ("private_key", "host.key"), ("public_key", "host.pub")) if name in ACTIONS[action].needs]
     result = inside.run(*words)
     if action in ("generate_keys", "host_register", "host_verify", "commands_pending", "config",
-                  *NO_SESSION):
+                  "tasks_policy", *NO_SESSION):
         assert (0, "OK", "") == (result.code, result.answer["status"], result.err)
     else:
         assert_told(result, 75)

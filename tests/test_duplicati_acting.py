@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from remotes.actions.duplicati.acting import standing, task_row
+from remotes.actions.duplicati.acting import standing
 from remotes.actions.running import build_context, find_action
 from remotes.duplicati import moments, progress, tasks
 from remotes.duplicati.outcomes import Outcome
@@ -289,6 +289,6 @@ def test_a_phase_tells_what_a_task_does(phase, operation):
     assert operation == tasks._likely(progress, 3)
     assert "" == tasks._likely(progress, 4)
     started = tasks.Started(3, "1", "Home", "", likely="Test")
-    assert "Test" == task_row(started)["operation"]
+    assert "Test" == started.answer()["operation"]
     ended = Outcome("success", "", row={"MainOperation": "Backup"})
-    assert "Backup" == task_row(started, ended)["operation"]
+    assert "Backup" == started.answer(ended)["operation"]

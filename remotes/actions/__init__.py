@@ -3,8 +3,8 @@
 An action is declared in one literal beside its function; here they are only listed.
 """
 
-from remotes.actions import client, commands, registration
-from remotes.actions.context import DUPLICATI
+from remotes.actions import client, commands, registration, tasks
+from remotes.actions.context import MASKED_FAMILIES
 from remotes.actions.duplicati import (
     SESSION,
     acting,
@@ -21,7 +21,7 @@ from remotes.errors import EXIT_CODES
 
 ACTIONS = {action.name: action
            for module in (registration, commands, session, reading, acting, restoring, changing,
-                          exporting, deleting, server_settings, client)
+                          exporting, deleting, server_settings, tasks, client)
            for action in module.ACTIONS}
 
 
@@ -34,7 +34,7 @@ def actions_table():
     """The actions as a Markdown table."""
     rows = ["| action | what it does | needs | takes |", "|---|---|---|---|"]
     for action in ACTIONS.values():
-        hidden = COMMON if action.family != DUPLICATI else (*COMMON, *SESSION)
+        hidden = COMMON if action.family not in MASKED_FAMILIES else (*COMMON, *SESSION)
         own = [name for name in action.takes if name not in hidden]
         takes = "all" if action.name == "config" else " ".join(f"`--{name}`" for name in own)
         needs = " ".join(f"`--{name}`" for name in action.needs)

@@ -11,6 +11,10 @@ from remotes import __version__
 from remotes.errors import SettingsError, UsageError
 
 DUPLICATI = "Duplicati"  # the family of the actions on Duplicati servers
+TASKS = "tasks"  # that of the actions on a task server's tasks, which are done through Duplicati
+# What these answer holds what Duplicati servers say: it is masked.
+MASKED_FAMILIES = (DUPLICATI, TASKS)
+CERTIFICATE_FILES = ("ca_file", "client_certificate", "client_key")
 # name, summary, family, options it needs, options it takes, function (Context -> Reply).
 Action = namedtuple("Action", "name summary family needs takes run")
 # What an action gives back: the JSON document (None: all was emitted) and the exit code.
@@ -21,8 +25,14 @@ class Context:
     """The world of one action.
 
     `tell` writes a line to stderr, `emit` an event (mapping) to stdout. `reload` gives
-    a new Context from config and settings as they are now.
+    a new Context from config and settings as they are now. `documents` has what stands in
+    place of the files that options name (option -> mapping). `follower`, if there is one,
+    is told of each task that is about to be started (`about_to_start`) and that was
+    (`has_started`), and keeps it in place of the settings.
     """
+
+    follower = None
+    documents = {}
 
     def __init__(self, values, settings_path, *, environ, tell, emit, reload=None):
         from remotes.settings import Settings
@@ -39,7 +49,7 @@ class Context:
 
     def _kept(self, section, name):
         """The value of an option that the settings hold, or None."""
-        if section == "server" and self.values.action.family == DUPLICATI:
+        if section == "server" and self.values.action.family in MASKED_FAMILIES:
             if self.is_other_server:
                 return None
             return self._kept_of_server(name)
@@ -63,20 +73,22 @@ class Context:
         if self.values["verbose"]:
             self.tell(line)
 
-    def transport(self, **more):
-        """A new Transport with the options for time-outs and certificates."""
+    def transport(self, *, files=None, **more):
+        """A new Transport with the options for time-outs and certificates; `files`: those of the
+        certificates (option -> path or None), if they are others than the options' values.
+        """
         from remotes.transport import Transport
 
-        values = self.values
-        certificate = values["client_certificate"]
-        for name in ("ca_file", "client_certificate", "client_key"):
-            if values[name] is not None and not os.path.isfile(values[name]):
-                raise SettingsError(f"--{name} {values[name]}: there is no such file")
-        if values["client_key"] is not None and certificate is None:
+        files = files or {name: self.values[name] for name in CERTIFICATE_FILES}
+        certificate, key = files["client_certificate"], files["client_key"]
+        for name, path in files.items():
+            if path is not None and not os.path.isfile(path):
+                raise SettingsError(f"--{name} {path}: there is no such file")
+        if key is not None and certificate is None:
             raise SettingsError("--client_key is of no use without --client_certificate")
         return Transport(
-            timeout_seconds=values["http_timeout"], ca_file=values["ca_file"],
-            certificate=(certificate, values["client_key"] or certificate) if certificate else None,
+            timeout_seconds=self.values["http_timeout"], ca_file=files["ca_file"],
+            certificate=(certificate, key or certificate) if certificate else None,
             headers={"CLIENT-AGENT": "Remotes", "CLIENT-VERSION": __version__,
                      "User-Agent": f"Remotes/{__version__}", "Accept": "application/json"},
             **more,

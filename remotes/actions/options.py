@@ -60,6 +60,13 @@ OPTIONS = {option.name: option for option in (
            ("server", "pin")),
     Option("insecure", "flag", "trust any certificate", None, ("server", "insecure")),
     Option("type", "text", "which kind of things"),
+    Option("tasks_url", "text", "URL of the task server", None, ("tasks", "url")),
+    Option("tasks_token", "text", "token for the task server (config and environment only)",
+           is_secret=True, is_typed=False),
+    Option("tasks_token_file", "path", "file that holds the token for the task server", None,
+           ("tasks", "token_file")),
+    Option("operation", "text", "what a task asks for, such as run; export_passwords for an export"
+           " with them"),
     Option("id", "words", "numbers or names of them"),
     Option("all", "flag", "all backups"),
     Option("lines", "count", "how many lines or rows", 20),
@@ -213,11 +220,12 @@ _CONVERTERS = {"text": _to_text, "answer": _to_text, "words": _to_words, "path":
 class Config:
     """The owner's file: `options` (for all actions), `actions` (for one), `policy`.
 
-    `known_actions`: the table of actions, by name.
+    `known_actions`: the table of actions, by name. `status`: the os.stat_result of its file.
     """
 
-    def __init__(self, path, document, known_actions):
+    def __init__(self, path, document, known_actions, status=None):
         self.path = path
+        self.status = status
         self.options = _section(document, "options", path)
         self.actions = _section(document, "actions", path)
         self.policy = _section(document, "policy", path)
@@ -274,7 +282,8 @@ def load_config(path, known_actions):
         path = SYSTEM_CONFIG
     try:
         with open(path, "rb") as stream:
-            return Config(path, parse_yaml(stream.read(), path), known_actions)
+            return Config(path, parse_yaml(stream.read(), path), known_actions,
+                          os.fstat(stream.fileno()))
     except OSError as error:
         raise SettingsError(f"cannot read the config {path}: {error.strerror}") from error
 
@@ -328,6 +337,12 @@ class Values:
 
                 path, what = values[f"{name}_file"], _spelt(name)
                 return _checked_secret(read_secret(path, what).strip(), f"the {what} file {path}")
+        kept = OPTIONS.get(f"{name}_file")
+        if kept is not None and kept.setting and (path := self._kept(*kept.setting)):
+            from remotes.files import read_secret
+
+            what = _spelt(name)
+            return _checked_secret(read_secret(path, what).strip(), f"the {what} file {path}")
         return None
 
     def require(self):

@@ -36,7 +36,9 @@ class Started:
     TaskStarted (aware datetime), once it is known. `has_row`: whether an end leaves a row.
     `others`: numbers of the backup's tasks that ran or waited before it. `notified`: the server's
     LastNotificationUpdateID before it. `likely`: what the operation seems to be, where the server
-    does not tell it; good enough to be shown, not to know its row by.
+    does not tell it; good enough to be shown, not to know its row by. `former`: the number of the
+    server's last task before it (0: none since its start), None if that is not known. `is_over`:
+    whether it was over when it was found (adoption).
     """
 
     number: int
@@ -52,11 +54,23 @@ class Started:
     others: list = field(default_factory=list)
     notified: int = None
     likely: str = ""
+    former: int = None
+    is_over: bool = False
 
     @property
     def was_there(self):
         """Whether it was under way before it was asked for."""
         return self.number in self.others
+
+    def answer(self, outcome=None):
+        """As a mapping for an answer, with its Outcome if it is over; `joined` if somebody had
+        started it before.
+        """
+        row = outcome.row if outcome and outcome.row else {}
+        operation = self.operation or str(row.get("MainOperation") or self.likely)
+        ended = outcome.answer() if outcome else {}
+        return {"task": self.number, "id": self.backup_id, "name": self.name,
+                "operation": operation, **ended, **({"joined": True} if self.was_there else {})}
 
     def kept(self):
         """As a mapping for the settings."""
@@ -81,6 +95,10 @@ def note(server, backup_id, operation, *, has_row=True):
 
     Errors: NotFoundError if there is no such backup.
     """
+    # In this order: a run that was not under way yet has no row yet.
+    state = server.state()
+    event, notified = state.get("LastEventID"), state.get("LastNotificationUpdateID")
+    former = (server.progress() or {}).get("TaskID", 0)
     found = server.backup(backup_id)["Backup"]
     metadata = found.get("Metadata") if isinstance(found.get("Metadata"), dict) else {}
     try:
@@ -90,13 +108,11 @@ def note(server, backup_id, operation, *, has_row=True):
         numbers = []  # its database is busy
     # No row can also mean that a task of it runs (2.1 to 2.3.0): it is not known then.
     row = max(numbers, default=0 if server.is_legacy else None)
-    state = server.state()
-    event, notified = state.get("LastEventID"), state.get("LastNotificationUpdateID")
     return Started(None, str(backup_id), str(found.get("Name") or ""), operation, row=row,
                    event=event if isinstance(event, int) else None,
                    error_stamp=str(metadata.get("LastErrorDate") or ""), has_row=has_row,
                    others=numbers_of(state, str(backup_id)),
-                   notified=notified if isinstance(notified, int) else None)
+                   notified=notified if isinstance(notified, int) else None, former=former)
 
 
 def start(server, started, request):
@@ -168,7 +184,7 @@ def adopt(server, number):
     state = server.state()
     for task in [state.get("ActiveTask"), *state["SchedulerQueueIds"]]:
         if task and task["Item1"] == number and task.get("Item2"):
-            started = note(server, str(task["Item2"]), _operation_of(server, number))
+            started = note(server, str(task["Item2"]), operation_of(server, number))
             started.number, started.asked_at = number, time.time()
             if not started.operation:
                 started.likely = _likely(server.progress() or {}, number)
@@ -194,7 +210,7 @@ def adopt(server, number):
     return started
 
 
-def _operation_of(server, number):
+def operation_of(server, number):
     """What the task does, as its row will be called; "" if the server does not tell."""
     for task in server.tasks():
         if task.get("TaskID") == number and isinstance(task.get("Operation"), str):

@@ -92,10 +92,12 @@ def begin_all(context, server, verb, ids, request, *, has_row=True):
     for backup_id in ids:
         try:
             noted = tasks.note(server, backup_id, tasks.OPERATIONS[verb], has_row=has_row)
+            if context.follower is not None:
+                context.follower.about_to_start(noted)
             task = tasks.start(server, noted, lambda backup_id=backup_id: request(backup_id))
         except RemotesError as error:
             if len(ids) == 1 or error.exit_code in (12, 14, 78):
-                error.document["tasks"] = [task_row(task) for task in started]
+                error.document["tasks"] = [task.answer() for task in started]
                 raise
             context.tell(f"client: {context.values.action.name}: backup {backup_id}: {error}")
             failed.append({"id": backup_id, "result": "not started", "kind": error.kind,
@@ -113,19 +115,11 @@ def _has_started(started):
     return any(not task.was_there for task in started)
 
 
-def task_row(task, outcome=None):
-    """A task for an answer, with its Outcome if it is over; `joined` if somebody had started it
-    before.
-    """
-    row = outcome.row if outcome and outcome.row else {}
-    operation = task.operation or str(row.get("MainOperation") or task.likely)
-    ended = outcome.answer() if outcome else {}
-    return {"task": task.number, "id": task.backup_id, "name": task.name,
-            "operation": operation, **ended, **({"joined": True} if task.was_there else {})}
-
-
 def _keep(context, server, task):
     """Notes the task, so that a later run can wait for it. Without that it goes on, too."""
+    if context.follower is not None:
+        context.follower.has_started(task)
+        return
     if task.number is None:
         return
     try:
@@ -137,7 +131,7 @@ def _keep(context, server, task):
 def _started_reply(context, server, started, failed):
     numbers = [task.number for task in started if task.number is not None]
     document = {"status": "OK", "changed": _has_started(started),
-                "tasks": [task_row(task) for task in started] + failed}
+                "tasks": [task.answer() for task in started] + failed}
     if numbers:
         document["message"] = _come_back(server, numbers)
     if failed:
@@ -187,14 +181,14 @@ def follow(context, server, started, failed, *, changed):
             for row in rows:
                 del row["exit"]
             error.document.update(changed=changed,
-                                  tasks=rows + [task_row(task) for task in open_tasks] + failed)
+                                  tasks=rows + [task.answer() for task in open_tasks] + failed)
             numbers = [task.number for task in open_tasks if task.number is not None]
             if numbers and isinstance(error, RemotesError):
                 error.args = (f"{error}; {_come_back(server, numbers)}",)
             elif numbers:
                 context.tell(_come_back(server, numbers))
             raise
-        rows.append({**task_row(task, outcome), "exit": outcome.exit_code})
+        rows.append({**task.answer(outcome), "exit": outcome.exit_code})
     return ended_reply(context, rows, failed, changed=changed)
 
 
@@ -293,7 +287,7 @@ def duplicati_abort(context):
             raise WaitTimeoutError(f"{error}: the server said OK to the abort, and has not done it"
                                    " yet", document=error.document) from error
         outcome = outcomes.find(server, task, ending)
-    row = task_row(task, outcome)
+    row = task.answer(outcome)
     if outcome.result in ("success", "warning"):
         message = f"the server has ignored it: the task ran to its end ({outcome.result})"
         context.tell(f"client: duplicati_abort: {message}")

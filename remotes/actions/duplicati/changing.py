@@ -27,7 +27,7 @@ def duplicati_edit(context):
     with contextlib.closing(context.duplicati()) as server:
         backup_id = one_backup_id(context, server)
         before = server.backup(backup_id)
-        if context.values["set"] is None and context.values["patch"] is None:
+        if context.values["set"] is None and not _has_document(context, "patch"):
             from remotes.actions.duplicati.editor import edited_by_hand
             from remotes.duplicati.forms import editable
 
@@ -41,9 +41,8 @@ def _edited(context, before):
     from remotes.duplicati.editing import with_patch
     from remotes.duplicati.forms import completed, editable
 
-    form, values = editable(before), context.values
-    edited = form
-    if values["patch"] is not None:
+    edited = form = editable(before)
+    if _has_document(context, "patch"):
         edited = with_patch(edited, _document(context, "patch"))
     return completed(_assigned(context, edited), form)
 
@@ -132,11 +131,17 @@ def duplicati_update(context):
         return _change(context, server, backup_id, before, edited, metadata)
 
 
+def _has_document(context, name):
+    return context.values[name] is not None or name in context.documents
+
+
 def _document(context, name):
     """What is in the file that the option `name` says: decrypted, JSON or YAML."""
     from remotes import files
     from remotes.duplicati import documents
 
+    if name in context.documents:
+        return context.documents[name]
     path = context.values[name]
     with naming(f"--{name}"), files.told("read", path), open(path, "rb") as stream:
         content = stream.read(_READ_AT_MOST + 1)

@@ -1,4 +1,4 @@
-"""The action that writes backups to files.
+"""The action that writes backups to files; for tasks, that into an answer.
 
 Guards: that files can be read by nobody else from their first byte, have safe names, and
 overwrite nothing unasked. Leaves alone: what is in them (documents, aescrypt).
@@ -80,6 +80,15 @@ def exported(server, backup_id, *, with_passwords):
     if not isinstance(document, dict) or not isinstance(document.get("Backup"), dict):
         raise ForeignServerError(f"{server.base} gives what is no export of a backup")
     return answer
+
+
+def exported_documents(context):
+    """What duplicati_export would write of each backup, as mappings: a Reply."""
+    with contextlib.closing(context.duplicati()) as server:
+        with_passwords = not context.values["no_passwords"]
+        found = [exported(server, backup_id, with_passwords=with_passwords).json
+                 for backup_id in backup_ids(context, server)]
+    return Reply({"status": "OK", "backups": found, "has_passwords": with_passwords})
 
 
 def _token(server):

@@ -160,7 +160,7 @@ class _Steps:
     def _wait(self, started):
         from remotes.duplicati.waiting import Wait
 
-        self._row = acting.task_row(started)
+        self._row = started.answer()
         with acting.shown(self._context, self._server, started) as on_look:
             return Wait(self._server, started, on_look=on_look,
                         tell=self._context.tell).until_over()
