@@ -389,8 +389,8 @@ def _expires(entry, now):
     from remotes.duplicati import moments
 
     said = entry["Expires"]
-    is_whole = isinstance(said, str) and len(said) <= _LONGEST_TIME and _OFFSET.fullmatch(said)
-    expires = moments.parse(said) if is_whole else None
+    has_offset = isinstance(said, str) and _OFFSET.fullmatch(said)
+    expires = moments.parse(said) if has_offset else None
     _require(expires is not None, "Expires must be a time with an offset (ISO 8601):"
                                   " 2026-08-22T12:00:00+02:00")
     _require(now <= expires, f"it has expired ({moments.iso(expires)})")

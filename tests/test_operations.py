@@ -286,6 +286,7 @@ def test_no_more_than_100_resources_are_taken():
     (BACKUP, "My docs", "My docs"), (BACKUP, "३", "३"), (BACKUP, -1, None), (BACKUP, True, None),
     (BACKUP, 3.0, None), (BACKUP, " ", None), (BACKUP, "a\nb", None), (BACKUP, "x" * 1001, None),
     ("notification", 5, "5"), ("notification", "05", "5"), ("notification", "all", None),
+    ("notification", "३", None),
 ])
 def test_a_thing_is_known_by_an_id_in_digits_or_by_a_name(of_type, said, known):
     """One ID has one form, so that no rule for it is passed by; notifications have no name."""
@@ -333,8 +334,8 @@ def test_a_level_is_one_of_those_of_the_option():
     assert f"one of {', '.join(OPTIONS['level'].kind)}" in reason
 
 
-def test_a_duration_has_its_unit_and_a_path_is_a_list():
-    """However they were said: who does the task meets one form."""
+def test_a_duration_has_its_unit():
+    """However it was said: who does the task meets one form."""
     for said, kept in (("90", "90s"), (86_400, "86400s"), (" 2h ", "2h")):
         assert kept == task_of(entry("pause", Duration=said)).fields["Duration"]
 
