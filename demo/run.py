@@ -1,6 +1,6 @@
 """`make demo`: servers on loopback, a host that registers with one and runs its commands, logs
-into a Duplicati, backs up and restores, and what came back. Everything is real: programs,
-sockets, RSA keys, child processes, files.
+into a Duplicati, backs up and restores, takes tasks from a task server, and what came back.
+Everything is real: programs, sockets, RSA keys, child processes, files.
 
 Leaves nothing behind: settings and keys are in a temporary folder that goes at the end.
 """
@@ -15,8 +15,22 @@ import urllib.request
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
 TOKEN = "demo-registration-token"  # that of site.yml
 PASSWORD = "demo-password"
+TASKS = """\
+tasks:
+  - {ID: 1, Operation: get, Resources: [{Type: backup, ID: Documents}]}
+  - {ID: 2, Operation: run, Resources: [{Type: backup, ID: Documents}]}
+  - {ID: 3, Operation: delete, Resources: [{Type: backup, ID: Photos}]}
+  - {ID: 4, Operation: run, Ressources: [{Type: backup, ID: Documents}]}
+"""
+MORE_TASKS = TASKS + """\
+  - {ID: 5, Operation: run, Resources: [{Type: backup, ID: Photos}]}
+  - {ID: 6, Operation: abort, Resources: [{Type: task, ID: 5}]}
+"""
+# How each of them must end.
+ENDINGS = {1: "completed", 2: "completed", 3: "refused", 4: "refused", 5: "error", 6: "completed"}
 LONGEST_TEXT = 300
 
 
@@ -55,6 +69,21 @@ class Demo:
         if finished.returncode != expected:
             raise SystemExit(f"demo: exit {finished.returncode} in place of {expected}")
         return answer
+
+    @contextlib.contextmanager
+    def monitor(self, action, *words):
+        """A daemon for the length of a `with`; gives its stdout, a line for each event."""
+        words = [f"--action={action}", "--settings=settings.yml", *words]
+        print("$ python client.py " + " ".join(words), flush=True)
+        process = subprocess.Popen([sys.executable, PROJECT / "client.py", *words], text=True,
+                                   cwd=self.folder, stdout=subprocess.PIPE)
+        try:
+            yield process.stdout
+        finally:
+            process.send_signal(signal.SIGTERM)
+            print(process.stdout.read().rstrip())
+            process.stdout.close()
+            print(f"exit {process.wait()}", flush=True)
 
 
 @contextlib.contextmanager
@@ -122,11 +151,49 @@ def show_duplicati(demo, url):
     demo.client("--action=duplicati_status")
 
 
+def show_tasks(demo):
+    from demo.task_store import Store
+
+    tasks, database = Path(demo.folder) / "tasks.yml", Path(demo.folder) / "results.sqlite"
+    tasks.write_text(TASKS)
+    with served("task_server.py", f"--tasks={tasks}", f"--database={database}") as url:
+        title("A task server has something for this host; what its owner's policy says to it")
+        demo.client("--action=tasks_status", f"--tasks_url={url}")
+        demo.client("--action=tasks_list")
+        title("The daemon takes the tasks, does what it may, and answers; then there are two more")
+        with demo.monitor("tasks_monitor", "--interval=0.5") as events:
+            wait_for(events, {1, 2, 3, 4})
+            tasks.write_text(MORE_TASKS)
+            wait_for(events, {5, 6})
+        title("What the task server was told, in this order")
+        store = Store(str(database))
+        answers = store.posts("host")
+        store.close()
+    for answer in answers:
+        print(json.dumps(shortened(answer), ensure_ascii=False)[:LONGEST_TEXT])
+    ended = {answer["ID"]: answer["Status"] for answer in answers}
+    if ended != ENDINGS:
+        raise SystemExit(f"demo: the tasks ended as {ended}")
+    title(f"{len(ended)} tasks, each with one end")
+
+
+def wait_for(events, ids):
+    """Reads the daemon's lines until each of these tasks is over."""
+    ids = set(ids)
+    for line in events:
+        print(line.rstrip(), flush=True)
+        ids.discard(json.loads(line).get("id"))
+        if not ids:
+            return
+    raise SystemExit(f"demo: the daemon ended before the tasks {sorted(ids)}")
+
+
 def main():
     with (tempfile.TemporaryDirectory() as folder, served("django_remotes.py") as url,
           served("duplicati.py", f"--password={PASSWORD}") as duplicati_url):
         demo = Demo(folder)
         show_duplicati(demo, duplicati_url)
+        show_tasks(demo)
         show_commands(demo, url)
 
 
