@@ -30,6 +30,7 @@ from remotes.errors import (
     DiskFullError,
     ForeignServerError,
     LoginError,
+    NotFoundError,
     RemotesError,
     SettingsError,
     UnavailableError,
@@ -51,8 +52,9 @@ _CUT_OFF = ("interrupted: the client was stopped while it was at it; whether it 
             " known, and it is not done a second time")
 
 # How far a task came. state: "over" (status and data are its result), "waits" (for what goes on, or
-# for another task), "held" (it cannot be done now), "away" (nor can any other: Duplicati is away).
-Step = namedtuple("Step", "state status data why", defaults=(None, None, ""))
+# for another task), "held" (it cannot be done now), "away" (nor can any other: Duplicati cannot be
+# had, as `error` says).
+Step = namedtuple("Step", "state status data why error", defaults=(None, None, "", None))
 
 
 def ended_in_error(message, **more):
@@ -122,8 +124,13 @@ class Executor:
         return self._state
 
     def pin(self, task, *, with_names):
-        """See `pins_of`."""
-        return pins_of(task, lambda: self._performer.server, with_names=with_names)
+        """(what `pins_of` gives, None), or (None, the Step of a task that cannot be judged)."""
+        try:
+            return pins_of(task, lambda: self._performer.server, with_names=with_names), None
+        except RemotesError as error:
+            if _is_for_now(error):
+                return None, self._held(task, error)
+            return None, ended_in_error(_said(error))
 
     # -- a task --------------------------------------------------------------------------
 
@@ -216,7 +223,7 @@ class Executor:
         """The Step of a task that cannot be done for now; an error if that lasts too long."""
         is_locked = error.code == LOCKED or error.kind == "database_locked"
         step = self.held(task, _said(error), is_patient=is_locked)
-        return step if is_locked or step.state == "over" else step._replace(state="away")
+        return step if is_locked or step.state == "over" else _away(step, error)
 
     def held(self, task, why, *, is_patient=False):
         """The Step of a task that cannot be done for now, since `why`; an error after some time:
@@ -275,6 +282,8 @@ class Executor:
             raise
         except WaitTimeoutError as error:
             return Step("waits", why=_said(error))
+        except NotFoundError as error:  # the backup is gone
+            return ended_in_error(_said(error))
         except RemotesError as error:
             if task.task_id in self._waits:
                 self._waits[task.task_id][0].doubt()
@@ -358,6 +367,11 @@ class Executor:
             return self._performed(task, task_calls.abort_call(started.number,
                                                               _ABORT_WAIT_SECONDS))
         return Step("waits", why=f"for task {target_id}, which does not run yet")
+
+
+def _away(step, error):
+    """The Step of a task that is held since Duplicati cannot be had."""
+    return step._replace(state="away", error=error)
 
 
 def _started_of(fields):

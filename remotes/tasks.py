@@ -15,8 +15,6 @@ from remotes import operations
 from remotes.errors import (
     DiskFullError,
     LoginError,
-    NotFoundError,
-    RefusedError,
     RemotesError,
     TooLargeError,
     UnavailableError,
@@ -61,16 +59,17 @@ class Report:
 class TasksRun:
     """The tasks of one task server for one host; a turn is `process`, a look `look`.
 
-    `reports` grows with each task that is over; `on_report` is called with each. `undelivered`:
-    (number of results that the server has not taken, the last error) after a turn, or None.
-    `stop_requested` is asked before each task. `clock`: Unix seconds; `monotonic`: for pauses.
+    `reports` grows with each task that is over; `on_report` is called with each, `on_wait` with a
+    line when tasks begin to wait for Duplicati, and when that is over. `stop_requested` is asked
+    before each task. `clock`: Unix seconds; `monotonic`: for pauses. After a turn or a look:
+    `under_way`: IDs of the tasks that are not over; `away_error`: why Duplicati cannot be had.
     """
 
     def __init__(self, server, tasklist, policy, executor, audit, *, tell,
-                 on_report=lambda report: None, clock=time.time, monotonic=time.monotonic,
-                 stop_requested=lambda: False):
+                 on_report=lambda report: None, on_wait=lambda line: None, clock=time.time,
+                 monotonic=time.monotonic, stop_requested=lambda: False):
         self.reports = []
-        self.under_way = []  # IDs of the tasks that are neither over nor refused
+        self.under_way = []
         self._server = server
         self._list = tasklist
         self._policy = policy
@@ -78,6 +77,7 @@ class TasksRun:
         self._audit = audit
         self._tell = tell
         self._on_report = on_report
+        self._on_wait = on_wait
         self._clock = clock
         self._monotonic = monotonic
         self._stop_requested = stop_requested
@@ -86,12 +86,14 @@ class TasksRun:
         self._retries = {}  # task's id -> (failures, when it is tried again)
         self._kept = {}  # task's id -> Step that found no room on the disk yet
         self._look_seconds = None
+        self._was_away = False
         self._begin_pass()
 
     def _begin_pass(self):
         self._server_error = None  # the task server cannot be had in this pass
         self._refused_in_a_row = 0
         self._last_error = None
+        self.away_error = None
         self._away = None  # why Duplicati cannot be had in this pass
         self._has_news = False
         self._executor.begin_pass()
@@ -147,8 +149,17 @@ class TasksRun:
                     self._deliver(task_id)
                 continue
             self._go_on(task_id, state)
+        self._tell_of_duplicati()
         self._set_next_look()
         return bool(open_ids)
+
+    def _tell_of_duplicati(self):
+        """Tells when tasks begin to wait, since Duplicati cannot be had, and when that is over."""
+        if self._away and not self._was_away:
+            self._on_wait(f"tasks wait, since Duplicati cannot be had: {self._away}")
+        elif self._was_away and not self._away:
+            self._on_wait("tasks go on: Duplicati can be had again, or they were given up")
+        self._was_away = bool(self._away)
 
     def _set_next_look(self):
         if not self.under_way and not self._kept:
@@ -202,18 +213,23 @@ class TasksRun:
 
     def _go_on(self, task_id, state):
         """Goes on with a task that is not over, as far as that goes now."""
-        if task_id in self._kept:
-            step = self._kept[task_id]
-        else:
-            step = self._judged(task_id) if state == "fetched" else None
-            if step is None:
-                step = self._done(task_id)
+        try:
+            step = self._kept.get(task_id) or self._step(task_id, state)
+        except RemotesError:
+            raise  # the list cannot be written
+        except Exception as error:  # a fault of ours must not hold up the others
+            self._tell(f"task {task_id}: a fault of this program: {error!r}")
+            step = ended_in_error(f"a fault of the client: {type(error).__name__}")
         if step.state == "away":
-            self._away = self._away or step.why
+            self._away, self.away_error = self._away or step.why, step.error
         if step.state != "over":
             self.under_way.append(task_id)
             return
         self._finish(task_id, step)
+
+    def _step(self, task_id, state):
+        step = self._judged(task_id) if state == "fetched" else None
+        return self._done(task_id) if step is None else step
 
     def _task(self, task_id):
         """The Task of an id that was accepted; it was examined when it came."""
@@ -243,14 +259,9 @@ class TasksRun:
         needs_names = self._policy.needs_names or task.operation == "delete"
         if self._away and needs_names:
             return self._executor.held(task, self._away)
-        try:
-            pins = self._executor.pin(task, with_names=needs_names)
-        except (NotFoundError, RefusedError) as error:
-            return ended_in_error(str(error))
-        except DiskFullError:
-            raise
-        except RemotesError as error:
-            return self._executor.held(task, str(error))._replace(state="away")
+        pins, step = self._executor.pin(task, with_names=needs_names)
+        if step is not None:
+            return step
         if self._policy.needs_names and (refusal := self._refused(task, pins)):
             return refusal
         is_long = task.kind.manner == "background"

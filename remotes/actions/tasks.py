@@ -204,6 +204,8 @@ def _reply(world):
     if count:
         raise UnavailableError(f"{count} results are kept, since the task server did not take them:"
                                f" {error or 'they were tried a moment ago'}", kind="not_delivered")
+    if world.run.away_error is not None:
+        raise world.run.away_error
     return Reply({"status": "OK", **_document(world)})
 
 
@@ -318,6 +320,7 @@ class _World:
                 executor.Executor(performer, tasklist),
                 audit.Audit(context.settings.beside("audit.jsonl"), tell=context.tell),
                 tell=context.tell, on_report=self._report,
+                on_wait=context.tell if stop else context.verbose,
                 stop_requested=(lambda: stop.requested) if stop else (lambda: False))
             self._open = opened.pop_all()
 
