@@ -120,7 +120,6 @@ def start(server, started, request):
 
     A run that is under way already is the one that is meant. Errors: those of the call.
     """
-    former = server.progress() if server.is_legacy else None
     started.asked_at = time.time()
     try:
         answer = request()
@@ -137,11 +136,11 @@ def start(server, started, request):
     if isinstance(number, int) and not isinstance(number, bool):
         started.number = number
     else:
-        started.number = _found(server, started, former)
+        started.number = _found(server, started)
     return started
 
 
-def _found(server, started, former):
+def _found(server, started):
     """The number of a run that the server did not tell; None if it is not to be seen."""
     for look in range(_LOOKS):
         try:
@@ -151,7 +150,7 @@ def _found(server, started, former):
         if number := number_of(state, started.backup_id):
             return number
         if str(progress.get("BackupID")) == started.backup_id \
-                and progress.get("TaskID") != (former or {}).get("TaskID"):
+                and progress.get("TaskID") != started.former:
             return progress.get("TaskID")
         time.sleep(_LOOK_PAUSE_SECONDS * (look + 1))
     return None

@@ -110,6 +110,9 @@ class Wait:
 
     def _look(self, state):
         """(Ending or None, what it does in a word), from a serverstate."""
+        if self._started.is_over:
+            self._others.update(numbers_of(state, self._started.backup_id))
+            return self._known_end(), "over"
         if self._server.is_legacy and self._server.session.renewals > self._renewals:
             self.doubt()  # a restart makes the old generation forget its sessions
         self._renewals = self._server.session.renewals
@@ -136,6 +139,12 @@ class Wait:
         self._see(place, state)
         paused = " on a paused server" if state.get("ProgramState") == "Paused" else ""
         return None, {"running": "it runs", "queued": "it waits its turn"}[place] + paused
+
+    def _known_end(self):
+        """The Ending of a task that was over when it was found, even if the server has forgotten
+        it since."""
+        task = None if self._started.number is None else self._task()
+        return self._ending("over", task if task and self._is_ours(task) else None)
 
     def _place(self, state):
         """Where the task stands in a serverstate: running, queued, foreign, or None."""

@@ -1,0 +1,320 @@
+"""A run whose start the client did not live to note, on each generation: what came of it is found,
+it is not started twice, and no other run is taken for it.
+"""
+
+import json
+import time
+
+import pytest
+
+from remotes.actions.running import build_context, find_action
+from remotes.duplicati import adoption, outcomes, tasks, waiting
+from remotes.errors import UnavailableError
+from tests.conftest import RELEASES, job
+
+ALL = pytest.mark.parametrize("release", RELEASES)
+OLDEST = pytest.mark.parametrize("release", ("2.0.6.3", *RELEASES))
+# Those that tell what a task does, and those that tell when it began.
+TELLING = ("2.0.8.1", "2.1.0.5")
+TIMED = ("2.3.0.4", "today")
+EXPECTED = {"success": "success", "warning": "warning", "error": "error", "fatal": "error",
+            "early": "error"}
+
+
+class Scene:
+    """A demo server with the backups Home (1) and Other (2), and a client of it that is ended when
+    it is about to start Home, or just has.
+    """
+
+    def __init__(self, server, host):
+        self.played, self.state = server, server.state
+        values = {"settings": str(host.settings), "http_timeout": "10"}
+        self.client = build_context(find_action("duplicati_status"), values, {}, print,
+                                    print).duplicati()
+
+    def ask(self, backup_id="1", verb="run"):
+        self.client.call("POST", f"v1/backup/{backup_id}/{verb}")
+
+    def run(self, ending="success", backup_id="1"):
+        """A run of somebody else, to its end."""
+        self.set_ending(ending)
+        self.ask(backup_id)
+        assert self.state.wait_idle()
+
+    def set_ending(self, ending, word="ending"):
+        found = self.state.store.backup("1")
+        found["Settings"] = [one for one in found["Settings"] if one["Name"] != f"--demo-{word}"]
+        found["Settings"].append({"Filter": "", "Name": f"--demo-{word}", "Value": ending,
+                                  "Argument": None})
+        self.state.store.save_backup("1", found)
+
+    def note(self):
+        """What the client has on its disk when it is ended."""
+        noted = tasks.note(self.client, "1", "Backup")
+        noted.asked_at = time.time()
+        return tasks.Started.from_kept(json.loads(json.dumps(noted.kept())))
+
+    def search(self, noted):
+        return adoption.search(self.client, noted)
+
+    def is_hidden(self, noted):
+        """Whether the search says that it cannot tell now."""
+        try:
+            self.search(noted)
+        except UnavailableError as error:
+            assert "database_locked" == error.kind
+            return True
+        return False
+
+    def look(self, started):
+        """The Outcome of one look, as a later client has it; None while it goes on."""
+        started = tasks.Started.from_kept(json.loads(json.dumps(started.kept())))
+        ending = waiting.Wait(self.client, started).look(self.client.state())
+        return ending and outcomes.find(self.client, started, ending)
+
+    def told(self, noted):
+        """What is told of a run that is over: its result, "nothing" if it left no trace."""
+        started = self.search(noted)
+        return "nothing" if started is None else self.look(started).result
+
+    def number_of_runs(self):
+        return sum(task.operation == "Backup" for task in self.state.tasks.values())
+
+
+@pytest.fixture
+def scene(play, operator):
+    """scene(release, **settings of the job Home) -> a Scene"""
+    opened = []
+
+    def make(release, **settings):
+        server = play(release, job("Home", **settings), job("Other"))
+        opened.append(Scene(server, operator(server)))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.client.close()
+
+
+# -- it did not reach the server -----------------------------------------------------------
+
+@OLDEST
+def test_a_request_that_never_came_has_no_trace(scene, release):
+    """Of a backup that never ran, and after runs of each ending, the last a moment before."""
+    there = scene(release)
+    assert there.search(there.note()) is None
+    for ending in ("fatal", "early", "success", "warning", "early", "error", "fatal"):
+        there.run(ending)
+        assert there.search(there.note()) is None, ending
+    there.run(backup_id="2")
+    noted = there.note()
+    there.run(backup_id="2")
+    assert there.search(noted) is None
+
+
+@ALL
+def test_what_others_do_with_the_backup_is_not_it(scene, release):
+    """A verification, one that fails, and a listing that does: no trace, once they are over."""
+    there = scene(release, verify_ending="fatal")
+    there.run()
+    for ending in ("success", "fatal"):
+        there.set_ending(ending, "verify-ending")
+        noted = there.note()
+        there.ask(verb="verify")
+        assert there.state.wait_idle()
+        assert there.search(noted) is None, ending
+
+
+@ALL
+def test_a_verification_that_runs_is_not_it(scene, release):
+    """It hides what there is but on 2.0; then the truth comes out: nothing, or the run's end."""
+    there = scene(release)
+    there.run()
+    for ending, expected in ((None, "nothing"), ("warning", "warning")):
+        noted = there.note()
+        if ending:
+            there.run(ending)
+        there.state.hold("Home")
+        there.ask(verb="verify")
+        assert there.state.wait_reached("Home")
+        if release == "2.0.8.1":
+            assert expected == there.told(noted)
+        else:
+            assert there.is_hidden(noted)
+        there.state.release("Home")
+        assert there.state.wait_idle()
+        assert expected == there.told(noted)
+
+
+@ALL
+def test_a_backup_that_is_gone_has_no_trace(scene, release):
+    """Whoever starts it again is told that there is none."""
+    there = scene(release)
+    there.run()
+    noted = there.note()
+    there.state.store.delete_backup("1")
+    assert there.search(noted) is None
+
+
+# -- it is there ---------------------------------------------------------------------------
+
+@ALL
+def test_a_run_that_goes_on_is_found_and_told_to_its_end(scene, release):
+    """By its number; one look tells that it goes on, a later one how it ended."""
+    there = scene(release, ending="warning")
+    there.run("warning")
+    noted = there.note()
+    there.state.hold("Home")
+    there.ask()
+    assert there.state.wait_reached("Home")
+    started = there.search(noted)
+    assert max(there.state.tasks) == started.number and not started.was_there
+    assert there.look(started) is None
+    there.state.release("Home")
+    assert there.state.wait_idle()
+    assert "warning" == there.look(started).result
+    assert "warning" == there.told(noted)
+    assert 2 == there.number_of_runs()
+
+
+@ALL
+def test_a_run_that_waits_its_turn_is_found(scene, release):
+    """Where it is told what a task does; else once it runs. Before that it is not said that there
+    is none."""
+    there = scene(release)
+    noted = there.note()
+    there.state.hold("Other")
+    there.ask("2")
+    assert there.state.wait_reached("Other")
+    there.ask()
+    (number,) = [task.number for task in there.state.tasks.values() if task.backup_id == "1"]
+    if release in TELLING:
+        assert number == there.search(noted).number
+    else:
+        assert there.is_hidden(noted)
+    there.state.hold("Home")
+    there.state.release("Other")
+    assert there.state.wait_reached("Home")
+    started = there.search(noted)
+    assert (number, None) == (started.number, there.look(started))
+    there.state.release("Home")
+    assert there.state.wait_idle()
+    assert "success" == there.look(started).result == there.told(noted)
+
+
+@ALL
+def test_a_run_of_others_that_was_under_way_is_joined(scene, release):
+    """As a request would have joined it, whether it came or not; while it runs and after it."""
+    there = scene(release)
+    there.run()
+    there.set_ending("warning")
+    there.state.hold("Home")
+    there.ask()
+    assert there.state.wait_reached("Home")
+    noted = there.note()
+    started = there.search(noted)
+    assert started.was_there and there.look(started) is None
+    there.state.release("Home")
+    assert there.state.wait_idle()
+    assert "warning" == there.look(started).result == there.told(noted)
+
+
+# -- it is over ----------------------------------------------------------------------------
+
+@OLDEST
+@pytest.mark.parametrize("ending", EXPECTED)
+def test_a_run_that_is_over_is_told_as_it_ended(scene, release, ending):
+    """The first one, and one a moment after another of the same ending; also when others have run
+    since, in another way."""
+    there = scene(release)
+    for _ in range(2):
+        noted = there.note()
+        there.run(ending)
+        assert EXPECTED[ending] == there.told(noted)
+    started = there.search(noted)
+    task = started.number and there.state.tasks[started.number]
+    assert release not in TIMED or max(there.state.tasks) == task.number
+    there.run(backup_id="2")
+    assert EXPECTED[ending] == there.look(started).result
+    if ending != "early" and release != "2.0.6.3":  # what leaves no row shares its second
+        there.run("warning" if ending == "success" else "success")
+        assert EXPECTED[ending] == there.look(started).result == there.told(noted)
+
+
+@ALL
+def test_a_failure_without_a_row_hides_behind_no_later_run(scene, release):
+    """It failed before it had a row, and another run ended well since."""
+    there = scene(release)
+    noted = there.note()
+    there.run("early")
+    there.run("success")
+    assert "error" == there.told(noted)
+
+
+@ALL
+def test_an_aborted_run_is_told_as_no_success(scene, release):
+    """On 2.1.0.5 what it leaves is that it was the last task: once there is another, nothing."""
+    there = scene(release)
+    there.run()
+    noted = there.note()
+    there.state.hold("Home")
+    there.ask()
+    assert there.state.wait_reached("Home")
+    there.client.call("POST", f"v1/task/{max(there.state.tasks)}/abort")
+    assert there.state.wait_idle()
+    assert ("unknown" if release == "2.1.0.5" else "aborted") == there.told(noted)
+    there.run(backup_id="2")
+    assert ("nothing" if release == "2.1.0.5" else "aborted") == there.told(noted)
+
+
+@ALL
+def test_a_database_that_was_made_anew_does_not_hide_it(scene, release):
+    """Numbers of rows begin anew with it."""
+    there = scene(release)
+    for _ in range(3):
+        there.run()
+    noted = there.note()
+    there.client.call("POST", "v1/backup/1/deletedb")
+    assert there.search(noted) is None
+    there.ask(verb="repair")
+    assert there.state.wait_idle()
+    assert there.search(noted) is None
+    there.run("warning")
+    assert "warning" == there.told(noted)
+
+
+# -- the server was started anew meanwhile -------------------------------------------------
+
+@ALL
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_a_restart_and_a_later_run_deceive_nobody(scene, release, is_ended):
+    """A run that was cut off leaves no trace on any release: it is started again, and no later run
+    is taken for it. One that had ended is told, whatever ran since; a client that comes later
+    still finds its end."""
+    there = scene(release)
+    for _ in range(3):
+        there.run()  # the server's counters stand higher than after the restart
+    noted = there.note()
+    if is_ended:
+        there.run("warning")
+    else:
+        there.state.hold("Home")
+        there.ask()
+        assert there.state.wait_reached("Home")
+    expected = "warning" if is_ended else "nothing"
+    before = there.search(noted)
+    there.state.crash_and_restart()
+    there.state.release("Home")
+    assert expected == there.told(noted)
+    there.run("success")
+    assert expected == there.told(noted)
+    assert not is_ended or "warning" == there.look(before).result
+    there.state.hold("Home")
+    there.ask()
+    assert there.state.wait_reached("Home")
+    # One that is under way is joined, as by whoever starts it again, if it can be told apart.
+    joined = there.search(noted) if release in TIMED else None
+    assert there.is_hidden(noted) if joined is None else there.look(joined) is None
+    there.state.release("Home")
+    assert there.state.wait_idle()
+    assert "success" == there.look(joined).result if joined else expected == there.told(noted)
