@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from urllib.parse import quote, urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from demo.serving import SiteError
@@ -87,7 +87,8 @@ def test_a_task_is_listed_until_it_is_accepted_refused_or_ended(serve_tasks):
         assert (303, "") == call(server, "GET", "api/tasks/status")[::2]
         assert 200 == post(server, identifier, status)
         assert left == listed(server)
-    assert (304, "") == call(server, "GET", "api/tasks/status")[::2]
+    status, headers, text = call(server, "GET", "api/tasks/status")
+    assert (304, None, "") == (status, headers["Content-Length"], text)
     assert 200 == post(server, 2, "completed", "done")
     assert ["error", "completed", "refused", None] == [
         server.state.state("host", identifier) for identifier in (1, 2, ODD, "1")]
@@ -222,7 +223,12 @@ def test_a_bad_request_is_told_and_harms_nothing(serve_tasks):
     assert [405, 405, 405, 404, 404] == [call(server, *words)[0] for words in (
         ("POST", "api/tasks"), ("GET", "api/tasks/1/result"), ("POST", ""), ("GET", "api/"),
         ("GET", "task?n=9"))]
-    assert (200, "") == call(server, "HEAD", "")[::2]
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=30)
+    for method, is_empty in (("HEAD", True), ("GET", False)):
+        connection.request(method, "/base/")
+        answer = connection.getresponse()
+        assert (200, is_empty) == (answer.status, answer.read() == b"")
+    connection.close()
     for headers, expected in (({"Content-Length": "9" * 30}, 413), ({"Content-Length": "-1"}, 411),
                               ({"Transfer-Encoding": "chunked"}, 411)):
         assert expected == call(server, "POST", "api/tasks/1/result", **headers)[0]
@@ -240,8 +246,10 @@ def test_a_bad_task_file_changes_nothing_and_the_page_says_where_it_is(serve_tas
     write(tmp_path / "db1.yml", f"token: {TOKENS['db1']}\ntasks:\n  - {json.dumps(RUN)}\n")
     assert ([1], [2]) == tuple(listed(server, token) for token in TOKENS.values())
     assert f"{tmp_path / 'web1.yml'}: line 4: " in Seen(call(server, "GET", "")[2]).text
+    assert not server.state.files.refresh()
     write(tmp_path / "web1.yml", f"token: {TOKENS['web1']}\ntasks: []\n")
     assert [] == listed(server, TOKENS["web1"])
+    assert "cannot be read" not in call(server, "GET", "")[2]
     write(tmp_path / "web1.yml", f"token: {TOKENS['db1']}\ntasks: [{json.dumps(RUN)}]\n")
     assert [] == listed(server, TOKENS["web1"])
     assert "the same token" in Seen(call(server, "GET", "")[2]).text
@@ -251,6 +259,9 @@ def test_a_bad_task_file_changes_nothing_and_the_page_says_where_it_is(serve_tas
     (tmp_path / "db1.yml").unlink()
     assert [2] == listed(server, TOKENS["db1"])
     assert "no file in this folder" in Seen(call(server, "GET", "")[2]).text
+    write(tmp_path / "web1.yml", f"token: {TOKENS['web1']}\ntasks: [{json.dumps(RUN)}]\n")
+    assert [2] == listed(server, TOKENS["web1"])
+    assert "replaced there" in call(server, "GET", "?host=db1")[2]
 
 
 def test_a_task_that_a_host_has_fetched_is_not_changed_under_it(serve_tasks, tmp_path):
@@ -258,8 +269,9 @@ def test_a_task_that_a_host_has_fetched_is_not_changed_under_it(serve_tasks, tmp
     has ended; what is taken away can still be answered."""
     path = tmp_path / "tasks.yml"
 
-    def say(*tasks):
+    def say(*tasks, tasks_left=True):
         write(path, json.dumps({"tasks": tasks}))
+        assert (303 if tasks_left else 304) == call(server, "GET", "api/tasks/status")[0]
         return call(server, "GET", "api/tasks")[2]
 
     write(path, json.dumps([GET]))
@@ -273,12 +285,31 @@ def test_a_task_that_a_host_has_fetched_is_not_changed_under_it(serve_tasks, tmp
     assert [third] == say(dict(reversed(third.items())))
     assert 200 == post(server, 2, "completed")
     assert 200 == post(server, 1, "accepted")
-    assert [] == say(GET)
+    assert "changed in the file" not in call(server, "GET", "")[2]
+    assert [] == say(GET, tasks_left=False)
     assert 200 == post(server, 1, "error")
     assert [GET] == say(GET)
-    assert [] == say()
+    assert [] == say(tasks_left=False)
     assert (3, "new", "completed") == (len(call(server, "GET", "")[2].split("task?n=")) - 2, *(
         server.state.state("host", identifier) for identifier in (1, 2)))
+
+
+def test_a_late_result_is_not_taken_for_that_of_a_task_nobody_has_fetched(serve_tasks):
+    """An ID that comes again with other content: until that is fetched, results are of the former
+    one. What nobody has fetched and is taken away leaves nothing."""
+    server = serve_tasks(GET)
+    assert [1] == listed(server)
+    assert 200 == post(server, 1, "refused")
+    server.state.replace([{**GET, "Operation": "verify"}, RUN])
+    assert (200, "new") == (post(server, 1, "refused"), server.state.state("host", 1))
+    server.state.replace([])
+    assert ("refused", None) == tuple(server.state.state("host", number) for number in (1, 2))
+    server.state.add("host", GET)
+    assert ([1], 200, "error") == (listed(server), post(server, 1, "error"),
+                                   server.state.state("host", 1))
+    with pytest.raises(TypeError):
+        server.state.store.post("host", {"ID": 1, "Status": "error", "Data": {1, 2}})
+    assert (200, 4) == (post(server, 1, "error"), len(server.state.posts("host")))
 
 
 @pytest.mark.parametrize(("line", "text"), [
@@ -289,7 +320,8 @@ def test_a_task_that_a_host_has_fetched_is_not_changed_under_it(serve_tasks, tmp
     (2, "- {ID: 1, Operation: run}\n- !!python/object:os.system {}"), (2, "tasks:\n- text"),
     (1, "- {ID: 1, Operation: run, Time: !!timestamp 2026-01-01}"),
     (1, "- &a {ID: 1, Operation: run, Again: *a}"), (1, "tasks: [\x07]"),
-    (1, "- {ID: 1, Operation: run, Lines: 1e999}"), (2, "hosts:\n  a: {tokn: x}")])
+    (1, "- {ID: 1, Operation: run, Lines: 1e999}"),
+    (2, "- ID: 1\n  Changes: {a: 1, a: 2}\n  Operation: edit"), (2, "hosts:\n  a: {tokn: x}")])
 def test_a_mistake_in_a_task_file_is_told_with_its_line(line, text):
     """One that YAML knows, and one of what a task needs."""
     with pytest.raises(SiteError) as raised:
@@ -344,6 +376,7 @@ RESULTS = st.tuples(JSON, JSON | st.just("error"), JSON).map(
 
 @settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from(["ID", "Operation", "Resources"]), JSON), JSON, WORDS, WORDS)
+@example({}, [], "\x00\ud800", "\x00\ud800")
 def test_whatever_a_task_or_a_result_says_is_text_on_the_page(fields, content, message, query):
     """It makes no element and no attribute, and never breaks the page of the others."""
     name = "<script>alert(1)</script>"
