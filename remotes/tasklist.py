@@ -266,14 +266,15 @@ class TaskList:
 def _doubt(entry):
     """Marks an entry of a damaged file, of which a later line may be lost.
 
-    `doubted`: it may have been begun. A result that is lost leaves what came before it.
+    `doubted`: more of it may have been begun than is known. A result that is lost leaves what came
+    before it.
     """
     fields = entry.fields
     if fields.get("state") in ("done", "refused") and entry.body_place is None:
         fields["state"] = "running" if fields["state"] == "done" else "fetched"
     if fields.get("state") not in (*_ON_LIST, "sent", "unusable"):
         fields["state"] = "fetched"
-    if fields["state"] in ("fetched", "accepted"):
+    if fields["state"] in ("fetched", "accepted", "running"):
         fields["doubted"] = True
 
 
