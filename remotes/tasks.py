@@ -14,7 +14,6 @@ from datetime import datetime, timezone
 from remotes import operations
 from remotes.errors import (
     DiskFullError,
-    LoginError,
     RemotesError,
     TooLargeError,
     UnavailableError,
@@ -379,10 +378,11 @@ def verdicts(policy, task, pins, now):
 
 
 def _is_of_one_answer(error):
-    """Whether an answer may have failed for what it is, and others may be taken."""
-    if isinstance(error, UnavailableError):
-        return error.kind in ("server_error", "busy", "proxy_page")
-    return not isinstance(error, LoginError)
+    """Whether an answer may have failed for what it is, and others may be taken. So may one that
+    is forbidden: a login that is refused as a whole gets no list either.
+    """
+    return not isinstance(error, UnavailableError) \
+        or error.kind in ("server_error", "busy", "proxy_page")
 
 
 class _NotATaskError(Exception):
