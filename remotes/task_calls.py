@@ -14,7 +14,7 @@ from collections import namedtuple
 # it is of no backup; is_masked: whether secrets are taken out of the answer.
 Call = namedtuple("Call", "action options documents backup_id is_masked",
                   defaults=(None, None, True))
-_PLAN = ("version", "paths", "restore_path", "overwrite")
+_PLAN = ("version", "paths", "restore_path", "in_place", "overwrite")
 # Options in the messages of actions -> what a task calls them.
 _WORDS = {"--id": "ID", "--type": "Type", "--time": "Time", "--path": "Paths", "--filter": "Filter",
           "--restore_path": "RestorePath", "--overwrite": "Overwrite", "--duration": "Duration",
