@@ -192,15 +192,23 @@ class TaskList:
         """Forgets what was sent 12 hours ago or earlier, and the oldest of what is too much."""
         self._follow_clock()
         self._write_unwritten()
-        oldest_at = int(self._clock()) - REMEMBERED_SECONDS
         with contextlib.suppress(DiskFullError):  # then it is forgotten later
-            while self._sent and (
-                    len(self._sent) > _REMEMBERED or self._remembered_bytes > _REMEMBERED_BYTES
-                    or next(iter(self._sent.values()))[0] <= oldest_at):
-                self._append(next(iter(self._sent)), sync=False, state="removed")
-            while len(self._unusable) > _UNUSABLE:
-                self._append(next(iter(self._unusable)), sync=False, state="removed")
+            for key in [*self._sent_too_long(), *self._unusable_too_many()]:
+                self._append(key, sync=False, state="removed")
         self._fold()
+
+    def _sent_too_long(self):
+        # Collected first: to look for the first of a dict costs as much as were taken out there.
+        oldest_at = int(self._clock()) - REMEMBERED_SECONDS
+        number, size = len(self._sent), self._remembered_bytes
+        for key, (at, key_size) in self._sent.items():
+            if number <= _REMEMBERED and size <= _REMEMBERED_BYTES and at > oldest_at:
+                return
+            yield key
+            number, size = number - 1, size - key_size
+
+    def _unusable_too_many(self):
+        return list(self._unusable)[:-_UNUSABLE] if len(self._unusable) > _UNUSABLE else []
 
     def sync(self):
         """Makes all that was noted survive a power cut, for notes that were not synced."""
