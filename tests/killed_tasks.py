@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 PROJECT = Path(__file__).resolve().parent.parent
 CALLS = ("write", "fsync", "replace", "link", "ftruncate", "unlink")
 PAUSE = "pause"
+LIMIT_SECONDS = 120
 
 
 class Clients:
@@ -27,9 +28,17 @@ class Clients:
     def __init__(self):
         environ = {name: value for name, value in os.environ.items()
                    if not name.lower().endswith("_proxy")}
-        self._process = subprocess.Popen([sys.executable, str(Path(__file__).resolve())],
-                                         text=True, env=environ, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).resolve())], env=environ, bufsize=0,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        """Ends all of it, a client that goes on included."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate()
 
     def start(self, words, output, *, point=None, settles=()):
         """A client with the command line `words`; what it prints goes to the file `output`.
@@ -45,7 +54,7 @@ class Clients:
         """(exit status, negative if it was killed; the points that it has passed, if it was not).
         `settle()` is called at each point that was to settle."""
         points = []
-        while "status" not in (heard := json.loads(self._process.stdout.readline())):
+        while "status" not in (heard := self._hear()):
             points = heard.get("points", points)
             if "settle" in heard:
                 settle()
@@ -53,12 +62,12 @@ class Clients:
         return heard["status"], points
 
     def _send(self, document):
-        self._process.stdin.write(json.dumps(document) + "\n")
-        self._process.stdin.flush()
+        self._process.stdin.write(json.dumps(document).encode() + b"\n")
 
-    def close(self):
-        self._process.kill()
-        self._process.communicate()
+    def _hear(self):
+        came, _, _ = select.select([self._process.stdout], [], [], LIMIT_SECONDS)
+        assert came, f"the client has not ended after {LIMIT_SECONDS} s"
+        return json.loads(self._process.stdout.readline())
 
 
 class _Points:

@@ -6,6 +6,7 @@ is changed twice, wherever a client was killed. Leaves alone: what is torn insid
 (test_tasklist), faults of servers and networks.
 """
 
+import contextlib
 import json
 import random
 import signal
@@ -65,34 +66,57 @@ class Scene:
 
     # -- clients -------------------------------------------------------------------------
 
-    def words(self, action):
-        return (f"--tasks_url={self._servers[1].url}", f"--config={self._config}",
-                *(["--wait"] if action == "tasks_process" else []))
+    @property
+    def _words(self):
+        return f"--tasks_url={self._servers[1].url}", f"--config={self._config}"
 
     def start(self, clients, **more):
-        """`tasks_process --wait`, as Clients.start; at its pauses Duplicati comes to rest, if it
-        is to be killed or counted."""
-        clients.start(["--action=tasks_process", f"--settings={self.host.settings}",
-                       *self.words("tasks_process")], self.host.folder / "output", **more)
+        """`tasks_process --wait` begins; `more`: see Clients.start."""
+        clients.start(["--action=tasks_process", f"--settings={self.host.settings}", "--wait",
+                       *self._words], self.host.folder / "output", **more)
 
-    def killed(self, clients, point, settles=(PAUSE,), settle=None):
+    def whole(self, clients, settles=(PAUSE,)):
+        """The points of a client that nobody kills."""
+        self.start(clients, settles=settles)
+        status, points = clients.ended(self.settle)
+        assert 0 == status, (self.host.folder / "output").read_text()
+        return points
+
+    def killed(self, clients, point, settles=(PAUSE,)):
         """A client that is killed at `point`; gives what it left on its list."""
         self.start(clients, point=point, settles=settles)
-        status, points = clients.ended(settle or self.duplicati.wait_idle)
+        status, points = clients.ended(self.settle)
         assert -signal.SIGKILL == status, (point, status, points)
         return self.found()
 
+    def settle(self):
+        """Waits until Duplicati stands still."""
+        engine = self.duplicati.engine
+        assert engine.wait_until(
+            lambda: engine.reached or not engine.active and not engine.queue, 30)
+
     def next_ends(self, clients):
-        """The client that was started last comes to its end, and nothing is left to be done."""
+        """The client that was started last comes to its end, and leaves nothing to be done."""
         status, _ = clients.ended()
         assert 0 == status, (self.host.folder / "output").read_text()
         answer = self.host.inside("tasks_status").answer
         assert (False, ["path"]) == (answer["has_tasks"], list(answer["list"]))
 
+    @contextlib.contextmanager
+    def daemon(self):
+        """A running `tasks_monitor`; it is killed at the end, if it has not ended."""
+        process = self.host.start("tasks_monitor", "--interval=0.2", *self._words)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
     def found(self):
         """What the list holds of each task: ID -> its fields."""
         path, tasks = self.host.folder / "task-list.yml", {}
-        for line in yaml.safe_load_all(path.read_text()) if path.exists() else ():
+        text = path.read_text() if path.exists() else ""
+        for line in yaml.safe_load_all(text[:text.rfind("\n") + 1]):  # not what is being written
             if "id" in line:
                 tasks.setdefault(line["id"], {}).update(line)
         return tasks
@@ -123,22 +147,23 @@ class Scene:
                        for row in database.log(None, 100))
 
     def runs(self):
-        """How many runs Duplicati has begun."""
-        return sum(task.operation == "Backup" for task in self.duplicati.tasks.values())
+        """How many runs of Docs Duplicati has taken."""
+        return sum((task.operation, task.backup_id) == ("Backup", "1")
+                   for task in self.duplicati.tasks.values())
 
     def has_looked(self):
-        """Waits until a client that comes now has asked what Duplicati is at."""
+        """Waits until a client that comes now has looked once at what Duplicati is at: it asks
+        for the state three times in one look, at the most."""
         requests, mark = self.duplicati.requests, len(self.duplicati.requests)
-        return self.duplicati.engine.wait_until(
-            lambda: any(path.endswith("/progressstate") for _, path in requests[mark:]), 30)
+        assert self.duplicati.engine.wait_until(
+            lambda: sum("/serverstate" in path for _, path in requests[mark:]) > 3, 30)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def clients():
-    """The Clients of these tests."""
-    clients = Clients()
-    yield clients
-    clients.close()
+    """Clients for one test."""
+    with Clients() as clients:
+        yield clients
 
 
 # -- the matrix ------------------------------------------------------------------------------
@@ -157,16 +182,15 @@ UNDISTURBED = {1: "completed", "two": "completed", 3: "completed", 4: "refused",
 def status_expected(task_id, found):
     """The status of a task of which `found` was on the list, by the protocol page's table."""
     fields = found.get(task_id, {})
-    is_lost = fields.get("phase") == "changing" or task_id == 5 and fields.get("phase") == "starting"
-    return "error" if fields.get("state") == "running" and is_lost else UNDISTURBED[task_id]
+    lost_phases = ("changing", "starting") if task_id == 5 else ("changing",)
+    is_lost = fields.get("state") == "running" and fields.get("phase") in lost_phases
+    return "error" if is_lost else UNDISTURBED[task_id]
 
 
-def points_of(clients, folder, release, tasks=TASKS):
+def points_of(clients, folder, release):
     """The points of a client that nobody kills."""
-    with Scene(folder, release, tasks) as scene:
-        scene.start(clients, settles=[PAUSE])
-        status, points = clients.ended(scene.duplicati.wait_idle)
-        assert 0 == status, (scene.host.folder / "output").read_text()
+    with Scene(folder, release, TASKS) as scene:
+        points = scene.whole(clients)
         assert UNDISTURBED == {key: post["Status"] for key, post in scene.answers().items()}
         return points
 
@@ -193,14 +217,11 @@ def test_killed_at_any_point_each_task_is_done_once_and_answered_once(clients, t
     soak`: at every one, on each generation)."""
     points = points_of(clients, tmp_path / "counted", "2.3.0.4")
     telling = [points.index(f"{when} {request}") for when, request in (
-        ("before", RUN), ("sent", RUN), ("after", RUN), ("sent", EDIT), ("sent", VERIFY),
+        ("sent", RUN), ("after", RUN), ("before", EDIT), ("sent", EDIT), ("sent", VERIFY),
         ("sent", "POST /api/tasks/3/result"))]
     others = sorted(set(range(len(points))) - set(telling))
     for point in telling + random.Random(5).sample(others, 6):
-        try:
-            check_point(clients, tmp_path / f"at-{point}", "2.3.0.4", point)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}, {points[point]}") from error
+        check_point(clients, tmp_path / f"at-{point}", "2.3.0.4", point)
 
 
 @pytest.mark.soak
@@ -208,13 +229,128 @@ def test_killed_at_any_point_each_task_is_done_once_and_answered_once(clients, t
 def test_killed_at_every_point_each_task_is_done_once_and_answered_once(clients, tmp_path, release):
     """The whole matrix."""
     points, ends = points_of(clients, tmp_path / "counted", release), Counter()
-    for point, name in enumerate(points):
-        try:
-            statuses = check_point(clients, tmp_path / f"at-{point}", release, point)
-        except AssertionError as error:
-            raise AssertionError(f"killed at {point}, {name}") from error
+    for point in range(len(points)):
+        statuses = check_point(clients, tmp_path / f"at-{point}", release, point)
         ends.update(str(task_id) for task_id in statuses
                     if statuses[task_id] != UNDISTURBED[task_id])
     assert {"3", "5"} == set(ends)
     print(f"\n{release}: killed at each of {len(points)} points; interrupted: {dict(ends)}",
           file=sys.stderr)
+
+
+ABORT = ({"ID": 1, "Operation": "run", "Resources": BACKUP},
+         {"ID": 2, "Operation": "abort", "Resources": [{"Type": "task", "ID": 1}]})
+SETTLES = (PAUSE, f"after {RUN}")
+
+
+@pytest.mark.soak
+@ALL
+def test_killed_at_every_point_of_an_abort_both_tasks_end_once(clients, tmp_path, release):
+    """A run that would not end by itself is aborted, or the abort says that it was cut off, and the
+    run goes on to its end."""
+    with Scene(tmp_path / "counted", release, ABORT) as scene:
+        scene.duplicati.hold("Docs")
+        points, ends = scene.whole(clients, SETTLES), Counter()
+        assert ["completed", "error"] == [scene.answers()[key]["Status"] for key in (2, 1)]
+    for point in range(len(points)):
+        with Scene(tmp_path / f"at-{point}", release, ABORT) as scene:
+            scene.duplicati.hold("Docs")
+            found = scene.killed(clients, point, SETTLES)
+            scene.start(clients)
+            eventually(lambda: scene.tasks.state("host", 2) in FINAL, "an answer to the abort")
+            scene.duplicati.release("Docs")
+            scene.next_ends(clients)
+            run, abort = (scene.answers()[key] for key in (1, 2))
+        ends[abort["Status"], run["Status"]] += 1
+        assert scene.asked(RUN) == scene.runs() <= 1, (point, points[point])
+        if abort["Status"] == "error" and run["Status"] == "completed":
+            assert "changing" == found[2]["phase"], (point, points[point])
+        else:
+            assert "error" == run["Status"] and "abort" in str(run["Data"]), (point, points[point])
+    print(f"\n{release}: killed at each of {len(points)} points; (abort, run): {dict(ends)}",
+          file=sys.stderr)
+
+
+# -- between the start and its number --------------------------------------------------------
+
+def is_soak_but(*quick):
+    """All releases, of which only some are looked at in short runs."""
+    return pytest.mark.parametrize("release", [
+        pytest.param(release, marks=() if release in quick else pytest.mark.soak)
+        for release in RELEASES])
+
+
+ENDS = {"success": "completed", "warning": "completed", "error": "error", "fatal": "error",
+        "early": "error"}
+
+
+def check_ended(scene, status, result):
+    """The run was done once, and that is how it ended."""
+    (answer,) = scene.answers().values()
+    assert (status, result) == (answer["Status"], answer["Data"]["result"])
+    assert 1 == scene.asked(RUN) == scene.runs()
+
+
+@is_soak_but("2.0.8.1", "2.3.0.4")
+def test_killed_before_the_number_was_noted_the_run_is_done_once_and_told(clients, tmp_path,
+                                                                          release):
+    """It never reached the server, waits in the queue, goes on, or is over in one of five ways."""
+    with Clients() as others, Scene(tmp_path / "never", release, TASKS[1:2]) as never:
+        found = never.killed(clients, f"before {RUN}")
+        assert ("starting", 0) == (found["two"]["phase"], never.runs())
+        never.start(clients)  # which waits some seconds before it starts the run
+        for ending in ENDS:
+            check_over(others, tmp_path / ending, release, ending)
+        for busy in ("Docs", "Other"):
+            check_under_way(others, tmp_path / busy, release, busy)
+        never.next_ends(clients)
+        check_ended(never, "completed", "success")
+
+
+def check_over(clients, folder, release, ending):
+    """The run has ended when the next client comes."""
+    with Scene(folder, release, TASKS[1:2], ending=ending) as scene:
+        found = scene.killed(clients, f"sent {RUN}")
+        assert "starting" == found["two"]["phase"]
+        scene.settle()
+        scene.start(clients)
+        scene.next_ends(clients)
+        check_ended(scene, ENDS[ending], "error" if ENDS[ending] == "error" else ending)
+
+
+def check_under_way(clients, folder, release, busy):
+    """The run goes on (the backup `busy` is Docs), or waits for one of Other's."""
+    with Scene(folder, release, TASKS[1:2]) as scene:
+        scene.duplicati.hold(busy)
+        if busy == "Other":
+            assert 0 == scene.host.inside("duplicati_run", "--id=2").code
+        scene.killed(clients, f"sent {RUN}")
+        assert scene.duplicati.wait_reached(busy)
+        scene.start(clients)
+        scene.has_looked()
+        scene.duplicati.release(busy)
+        scene.next_ends(clients)
+        check_ended(scene, "completed", "success")
+
+
+# -- the daemon ------------------------------------------------------------------------------
+
+@ALL
+def test_a_daemon_that_is_killed_during_a_run_leaves_it_to_the_next_one(tmp_path, release):
+    """The next one waits for the same task of Duplicati, and tells how it ended."""
+    with Scene(tmp_path / "scene", release, TASKS[1:2]) as scene:
+        scene.duplicati.hold("Docs")
+        with scene.daemon() as daemon:
+            eventually(lambda: scene.found().get("two", {}).get("phase") == "started", "a run")
+            daemon.kill()
+        noted = scene.found()["two"]["started"]
+        assert scene.duplicati.wait_reached("Docs")
+        with scene.daemon() as daemon:
+            scene.has_looked()
+            scene.duplicati.release("Docs")
+            eventually(lambda: scene.tasks.state("host", "two") in FINAL, "its answer")
+            daemon.terminate()
+            events = [json.loads(line) for line in daemon.communicate(timeout=30)[0].splitlines()]
+        assert ["completed"] == [one["status"] for one in events if one["event"] == "task"]
+        check_ended(scene, "completed", "success")
+        assert noted["number"] == scene.answers()["two"]["Data"]["task"] is not None
