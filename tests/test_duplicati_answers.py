@@ -152,6 +152,15 @@ def test_any_answer_at_all_is_a_value_or_an_error_of_ours(document, status, is_v
         assert str(error) and "\n" not in str(error)
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>Busy</html>", b'{"Error": "An error occurred"}'])
+def test_only_a_429_says_that_nothing_was_done(content):
+    """Some proxies say 503, too, of a server that had the request and broke off."""
+    for status in (429, 500, 502, 503, 504):
+        with pytest.raises(UnavailableError) as caught:
+            judge(Answer(status, {}, content, "http://h/api/v1/backup/1/run"), "POST")
+        assert (status, status != 429) == (status, caught.value.maybe_done)
+
+
 @given(st.dictionaries(st.sampled_from(
     ["ParsedResult", "Interrupted", "PartialBackup", "Errors", "Warnings", "BeginTime", "EndTime",
      "ExaminedFiles", "BackendStatistics", "SizeOfAddedFiles"]), ANY_JSON))

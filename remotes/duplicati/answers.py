@@ -116,7 +116,8 @@ def _unavailable(answer, what, said):
     if answer.status in (502, 504) or answer.json is NOT_JSON and answer.body:
         kind = "proxy_page"
     return UnavailableError(
-        what, kind=kind, maybe_done=answer.status not in (429, 503),
+        # Some proxies say 503 of a server that broke the connection off in the middle.
+        what, kind=kind, maybe_done=answer.status != 429,
         still_working=answer.status == 504, retry_after_seconds=answer.retry_after_seconds(),
         answer=said,
     )
