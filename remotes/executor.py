@@ -144,8 +144,7 @@ class Executor:
         while True:
             step = self._part(task, place)
             if step.state == "over":
-                self._busy.pop(task.task_id, None)
-                self._waits.pop(task.task_id, None)
+                self.forget(task.task_id)
             if step.state != "over" or count == 1:
                 return self._unless_too_long(step)
             result = {"Type": task.resources[place].type, "ID": task.resources[place].id,
@@ -155,6 +154,11 @@ class Executor:
                              **{f"result_{place - 1}": result})
             if place == count:
                 return self._unless_too_long(self._whole(task))
+
+    def forget(self, task_id):
+        """What goes on in Duplicati is not this task's any more: it is over, however it ended."""
+        self._busy.pop(task_id, None)
+        self._waits.pop(task_id, None)
 
     def _whole(self, task):
         """The Step over all resources of a task."""

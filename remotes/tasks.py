@@ -316,6 +316,7 @@ class TasksRun:
             raise
         self._kept.pop(task_id, None)
         self._tasks.pop(task_id, None)
+        self._executor.forget(task_id)
         pins = self._list.fields(task_id).get("pins")
         report = Report(task_id, entry, step.status, message, pins)
         self.reports.append(report)

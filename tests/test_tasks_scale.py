@@ -19,12 +19,13 @@ from remotes import audit, executor, tasks
 from remotes.actions.performing import Performer
 from remotes.actions.running import build_context, find_action
 from remotes.daemon import Monitor, Schedule
+from remotes.duplicati.tasks import Started
 from remotes.policy import Policy
 from remotes.tasklist import TaskList
 from remotes.taskserver import TaskServer
 from remotes.transport import Transport
 from tests.conftest import PROJECT, job
-from tests.processes import WAIT_LIMIT_SECONDS
+from tests.processes import WAIT_LIMIT_SECONDS, eventually
 
 NOON = 1_750_000_000
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -40,7 +41,7 @@ class Turns:
     """
 
     def __init__(self, host, server):
-        self.now, self.told, self.server = NOON, [], server
+        self.now, self.told, self.host, self.server = NOON, [], host, server
         self.path = host.folder / "task-list.yml"
         with contextlib.ExitStack() as opened:
             context = build_context(find_action("tasks_process"), {"settings": str(host.settings)},
@@ -175,6 +176,22 @@ def test_the_hundredth_task_of_a_turn_costs_what_the_second_does(turns):
 def test_the_ten_thousandth_task_of_a_turn_costs_what_the_second_does(turns):
     """Likewise 1,000 and 10,000."""
     assert_tasks_are_linear(turns, 500, 5000)
+
+
+# -- what is left of a task ------------------------------------------------------------------------
+
+def test_a_task_that_this_release_does_not_know_leaves_its_backup_free(turns):
+    """Another release has begun it: it is answered, and the next run of the backup is done."""
+    turns.offer(RUN)
+    turns.list.note(7, state="fetched", sha256="aa", task={"ID": 7, "Operation": "polish"})
+    turns.list.note(7, state="running", phase="started", started=Started(1, "1").kept())
+    turns.close()
+    with contextlib.closing(Turns(turns.host, turns.server)) as later:
+        later.turn()
+        eventually(lambda: later.run.next_look() is None or later.run.look(), "the end of the run")
+        [over, ran] = later.run.reports
+    assert [(7, "error"), (1_000_001, "completed")] == [
+        (report.task_id, report.status) for report in (over, ran)]
 
 
 # -- weeks -------------------------------------------------------------------------------------
