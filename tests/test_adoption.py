@@ -4,9 +4,12 @@ it is not started twice, and no other run is taken for it.
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from demo.duplicati_server.store import JobDatabase
 from remotes.actions.running import build_context, find_action
 from remotes.duplicati import adoption, outcomes, tasks, waiting
 from remotes.errors import UnavailableError
@@ -54,8 +57,10 @@ class Scene:
         noted.asked_at = time.time()
         return tasks.Started.from_kept(json.loads(json.dumps(noted.kept())))
 
-    def search(self, noted):
-        return adoption.search(self.client, noted)
+    def search(self, noted, ahead_seconds=0):
+        """`ahead_seconds`: of the client's clock before the server's."""
+        noted = replace(noted, asked_at=noted.asked_at + ahead_seconds)
+        return adoption.search(self.client, noted, lambda: time.time() + ahead_seconds)
 
     def is_hidden(self, noted):
         """Whether the search says that it cannot tell now."""
@@ -217,6 +222,8 @@ def test_a_run_of_others_that_was_under_way_is_joined(scene, release):
     there.state.release("Home")
     assert there.state.wait_idle()
     assert "warning" == there.look(started).result == there.told(noted)
+    later = replace(noted, asked_at=noted.asked_at + 60)  # it was over before the request
+    assert there.search(later) is None
 
 
 # -- it is over ----------------------------------------------------------------------------
@@ -252,6 +259,19 @@ def test_a_failure_without_a_row_hides_behind_no_later_run(scene, release):
 
 
 @ALL
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_a_failure_that_the_servers_log_has_lost_is_found(scene, release, is_ours):
+    """By the backup's last error, unless the row of another task tells of that one."""
+    there = scene(release, verify_ending="fatal")
+    there.run()
+    noted = there.note()
+    there.run("early") if is_ours else there.ask(verb="verify")
+    assert there.state.wait_idle()
+    there.state.store.change("DELETE FROM errors")
+    assert ("error" if is_ours else "nothing") == there.told(noted)
+
+
+@ALL
 def test_an_aborted_run_is_told_as_no_success(scene, release):
     """On 2.1.0.5 what it leaves is that it was the last task: once there is another, nothing."""
     there = scene(release)
@@ -280,7 +300,37 @@ def test_a_database_that_was_made_anew_does_not_hide_it(scene, release):
     assert there.state.wait_idle()
     assert there.search(noted) is None
     there.run("warning")
-    assert "warning" == there.told(noted)
+    asked_at = noted.asked_at - 60  # longer ago than an answer takes
+    assert "warning" == there.told(replace(noted, asked_at=asked_at, former=None))
+
+
+@ALL
+@pytest.mark.parametrize("ahead_seconds", [-4000, 4000])
+def test_clocks_may_differ(scene, release, ahead_seconds):
+    """Where the newest row was not known, as when another task had the log: the run is found, and
+    one before it is not taken for it."""
+    there = scene(release)
+    there.run("warning")
+    noted = replace(there.note(), row=None)
+    later = replace(noted, asked_at=noted.asked_at + 60)
+    assert there.search(later, ahead_seconds) is None
+    there.run("error")
+    assert "error" == there.look(there.search(noted, ahead_seconds)).result
+
+
+@pytest.mark.parametrize("release", TIMED)
+def test_a_log_that_shows_nothing_is_not_believed(scene, release):
+    """There were rows, and the database is there: somebody has it, and it cannot be read now."""
+    there = scene(release)
+    there.run()
+    noted = there.note()
+    path = Path(there.state.store.backup("1")["DBPath"])
+    path.rename(path.with_suffix(".away"))
+    assert there.search(noted) is None
+    JobDatabase(path).make()
+    assert there.is_hidden(noted)
+    path.with_suffix(".away").replace(path)
+    assert there.search(noted) is None
 
 
 # -- the server was started anew meanwhile -------------------------------------------------
@@ -318,3 +368,17 @@ def test_a_restart_and_a_later_run_deceive_nobody(scene, release, is_ended):
     there.state.release("Home")
     assert there.state.wait_idle()
     assert "success" == there.look(joined).result if joined else expected == there.told(noted)
+
+
+@pytest.mark.parametrize("release", TIMED)
+def test_a_restart_that_no_counter_shows_is_noticed(scene, release):
+    """The last task of then began after the request: that number is another task's now."""
+    there = scene(release)
+    there.run(backup_id="2")
+    noted = there.note()
+    noted.asked_at -= 60  # longer ago than a restart takes
+    there.state.crash_and_restart()
+    for _ in range(3):
+        there.run()
+    assert there.state.engine.event > noted.event
+    assert there.search(noted) is None

@@ -7,9 +7,11 @@ Leaves alone: waiting for it (waiting), how it ended (outcomes), and starting it
 
 What is not to be found: a run that was cut off when the server was killed (all releases), one
 that was aborted on 2.1.0 once another task has followed, and, on releases that tell no times of
-tasks (2.0, 2.1.0), the end of one if the server was started anew and has worked since. They are
-started again. A run that a schedule has begun after the request looks like that of the request.
-On 2.0.6.3, where a failure leaves no row, that of another task of the backup does, too.
+tasks (2.0, 2.1.0), the end of one if the server was started anew and has done as much since. They
+are started again. A run that a schedule has begun after the request looks like that of the request;
+on releases without times so does one after a restart that the server's counters do not show. On
+2.0.6.3, where a failure leaves no row, that of another task of the backup looks so, too, if the
+server's own log does not tell of it.
 
 Source: protocol page of Duplicati, sections 2.7 (7, 8), 3.3, 3.4, 4.1 and 8.1.
 """
@@ -39,14 +41,16 @@ _NO_ROW = 2**62
 _Run = namedtuple("_Run", "number operation began ended is_bad")
 
 
-def search(server, noted):
+def search(server, noted, clock=time.time):
     """The run of a backup that `noted` (tasks.Started, all but its number; `asked_at` just before
     the request) was noted for: a Started, or None if the server has no trace of it.
+
+    `clock` is that of `asked_at`, in Unix seconds.
 
     Errors: those of the server; UnavailableError (database_locked) while another task of the backup
     hides what there is, or it is not told what its task does. Search again later then.
     """
-    traces = _Traces(server, noted)
+    traces = _Traces(server, noted, clock)
     found = traces.under_way() or traces.over()
     if found is None and not traces.hides_nothing(server.state()):
         raise traces.unknown()  # it was on its way from the queue
@@ -56,25 +60,43 @@ def search(server, noted):
 class _Traces:
     """What the server `server` tells of the run that `noted` was noted for."""
 
-    def __init__(self, server, noted):
+    def __init__(self, server, noted, clock):
         self._server = server
         self._noted = noted
+        self._clock = clock
         self._state = server.state()
         self._progress = server.progress() or {}
         event = self._state.get("LastEventID")
-        last, former = self._progress.get("TaskID", 0), noted.former
         self._event = event if isinstance(event, int) else None
-        # Both only grow while a server runs.
-        self._is_restarted = former is not None and last < former or (
-            None not in (self._event, noted.event) and self._event < noted.event)
-        self._last = last
+        self._last = self._progress.get("TaskID", 0)
 
-    @cached_property
+    @property
     def _asked(self):
         """When the request was made by the server's clock, rather too early than too late."""
+        return self._asked_between[0]
+
+    @cached_property
+    def _asked_between(self):
+        """The earliest and the latest moment of the server's clock for the request."""
+        before = moments.parse(self._clock())
         there = moments.parse(self._server.system_info().get("ServerTime"))
-        asked = moments.parse(self._noted.asked_at)
-        return asked if there is None else asked + (there - moments.parse(time.time()))
+        after = moments.parse(self._clock())
+        asked = moments.parse(self._noted.asked_at) or after
+        if there is None:
+            return asked, asked
+        return asked + (there - after), asked + (there - before)
+
+    @cached_property
+    def _is_restarted(self):
+        """Whether the server is surely another process than when it was noted: its counters, which
+        only grow, fell; or the last task of then began after the request."""
+        former = self._noted.former
+        if None not in (self._event, self._noted.event) and self._event < self._noted.event:
+            return True
+        if not former:
+            return False
+        began = moments.parse(self._task(former).get("TaskStarted"))
+        return self._last < former if began is None else began > self._asked_between[1]
 
     def _found(self, number, **more):
         if self._is_restarted:  # numbers and events of before mean nothing now
@@ -158,8 +180,10 @@ class _Traces:
             and str(self._progress.get("BackupID")) == self._noted.backup_id
 
     def _new_rows(self, backup):
-        """What has left a row since, oldest first, as _Run. Errors: UnavailableError if the log is
-        there and shows nothing."""
+        """What has left a row since, and some of before, oldest first, as _Run.
+
+        Errors: UnavailableError if the log is there and shows nothing.
+        """
         noted = self._noted
 
         def is_old(row):
@@ -170,8 +194,7 @@ class _Traces:
         rows = _pages(lambda **page: self._server.log(noted.backup_id, **page), "ID", is_old)
         if not rows and noted.row and backup.get("DBPathExists") is True:
             raise self.unknown()
-        return [_run(row) for row in reversed(rows)
-                if isinstance(row.get("Result"), dict) and not is_old(row)]
+        return [_run(row) for row in reversed(rows) if isinstance(row.get("Result"), dict)]
 
     def _is_ours(self, run):
         """Whether a row can be that of the run: one that was made since, of a run that began after
@@ -182,14 +205,13 @@ class _Traces:
         is_newer = noted.row is not None and run.number > noted.row
         if is_newer and not noted.others:
             return True
-        if run.began is not None and run.began >= self._asked:
-            return True  # whatever its number: the database may have been made anew
-        return run.ended is not None and run.ended >= self._asked \
-            and (is_newer or noted.row is None)
+        if noted.row is not None and not is_newer:  # the database may have been made anew
+            return run.began is not None and run.began >= self._asked_between[1]
+        return run.ended is not None and run.ended >= self._asked
 
     def _failures(self, backup, runs, ours):
-        """When runs have failed since that left no row: seconds, oldest first. `runs`: all rows
-        since, `ours`: those that can be the run's."""
+        """When runs have failed since that left no row: seconds, oldest first. `ours`: those of
+        `runs` that can be the run."""
         before = moments.parse(self._noted.error_stamp)
         metadata = backup.get("Metadata") if isinstance(backup.get("Metadata"), dict) else {}
         stamp = str(metadata.get("LastErrorDate") or "")
