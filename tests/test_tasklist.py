@@ -79,8 +79,9 @@ def path(tmp_path):
 
 @pytest.fixture
 def folding(monkeypatch):
-    """Folds happen all the time."""
+    """Folds happen all the time, and are written in several parts."""
     monkeypatch.setattr(journal_module, "_FOLD_ABOVE_BYTES", 400)
+    monkeypatch.setattr(journal_module, "_CHUNK_BYTES", 500)
 
 
 # -- the life of a task ------------------------------------------------------------------
@@ -120,6 +121,22 @@ def test_tasks_keep_their_order(path, folding):
         assert [3, "b", "a", 2, 1] == tasks.open()
     with opened(path) as tasks:
         assert [3, "b", "a", 2, 1] == tasks.open()
+
+
+def test_a_change_is_on_the_disk_before_it_is_acted_on(path, monkeypatch):
+    """Unless it is asked not to be yet; that a result was sent may be lost."""
+    syncs, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (syncs.append(1), fsync(descriptor)))
+    with opened(path) as tasks:
+        for expected, change in (
+                (1, lambda: tasks.note(1, state="fetched")),
+                (0, lambda: tasks.note(1, sync=False, state="accepted")),
+                (1, lambda: tasks.finish(1, "completed", {})),
+                (0, lambda: tasks.finish(1, "completed", {}, sync=False)),
+                (1, tasks.sync), (0, lambda: tasks.sent(1))):
+            syncs.clear()
+            change()
+            assert expected == len(syncs)
 
 
 def test_a_number_and_a_text_are_two_tasks(path):
@@ -269,6 +286,26 @@ def test_what_was_sent_in_the_future_was_sent_now(path, reopens):
         assert {} == state(tasks)
 
 
+@pytest.mark.parametrize("reopens", [False, True])
+def test_what_was_sent_first_is_forgotten_first(path, reopens):
+    """Not what came first; what is sent once more is remembered from then on."""
+    clock = Clock()
+    with contextlib.ExitStack() as stack:
+        tasks = stack.enter_context(opened(path, clock))
+        for number in (1, 2, 3):
+            fetch(tasks, number)
+            tasks.finish(number, "completed", "x")
+        for elapsed, number in ((0, 3), (0, 2), (11, 1), (0, 3)):
+            clock.now += elapsed * HOUR
+            tasks.sent(number)
+        if reopens:
+            stack.close()
+            tasks = stack.enter_context(opened(path, clock))
+        clock.now += HOUR
+        tasks.forget_old()
+        assert [1, 3] == sorted(state(tasks))
+
+
 def test_an_id_that_comes_again_with_other_content_is_a_new_task(path):
     """Nothing of the former one is left in it."""
     with opened(path) as tasks:
@@ -336,6 +373,7 @@ def test_a_list_cut_at_any_byte_holds_its_whole_lines(path, tmp_path):
     states, ends = write_a_list(path)
     content, cut_path = path.read_bytes(), tmp_path / "cut.yml"
     for length in range(len(content) + 1):
+        cut_path.unlink(missing_ok=True)  # to write over a file is slow on some systems
         cut_path.write_bytes(content[:length])
         whole = max(place for place, end in enumerate(ends) if end <= length)
         with opened(cut_path) as tasks:
@@ -389,7 +427,8 @@ def flip_bits(path, bits):
 
 def test_a_flipped_bit_costs_its_line_and_marks_what_is_doubtful(path):
     """It opens, is told, what is whole is there; a task that may have been begun is marked."""
-    flip_bits(path, lambda count: sorted(random.Random(5).sample(range(count), 100)))
+    flip_bits(path, lambda count: [*random.Random(5).sample(range(count - 8), 90),
+                                   *range(count - 8, count)])
 
 
 @pytest.mark.soak
@@ -408,8 +447,17 @@ def test_a_result_that_was_damaged_leaves_what_came_before(path, lost, expected)
     path.write_bytes(path.read_bytes().replace(b"its result", b"its\0result"))
     with opened(path, told=[]) as tasks:
         fields = tasks.fields(1)
-        assert (expected, expected == "fetched", None) == (
+        assert (expected, True, None) == (
             fields["state"], fields.get("doubted", False), tasks.result(1))
+
+
+def test_a_task_that_was_sent_is_known_again_though_its_first_line_was_damaged(path):
+    """Else it would be done twice."""
+    with opened(path) as tasks:
+        do(tasks, 1)
+    path.write_bytes(path.read_bytes().replace(b'"Type"', b'"Tape"'))
+    with opened(path, told=[]) as tasks:
+        assert (True, False) == (tasks.former(1, "aa"), tasks.former(1, "bb"))
 
 
 # -- whatever ends the writer ------------------------------------------------------------------
@@ -418,13 +466,13 @@ CHANGES = [
     lambda tasks: fetch(tasks, 1),
     lambda tasks: tasks.note(1, state="accepted"),
     lambda tasks: fetch(tasks, 2),
-    lambda tasks: tasks.note(1, state="running", since=1),
-    lambda tasks: tasks.finish(2, "refused", {"Message": "x" * 60}, state="refused"),
+    lambda tasks: tasks.note(1, sync=False, state="running", since=1),
+    lambda tasks: tasks.finish(2, "refused", "x" * 60, state="refused", sync=False),
     lambda tasks: tasks.finish(1, "completed", "result"),
     lambda tasks: tasks.sent(2),
     lambda tasks: tasks.sent(1),
     lambda tasks: fetch(tasks, 2, sha256="bb"),
-    *[lambda tasks: tasks.note(2, sync=False, state="running")] * 8,
+    *[lambda tasks: tasks.note(2, sync=False, state="running")] * 5,
 ]
 
 
@@ -464,7 +512,7 @@ def kill_a_writer_everywhere(path):
 
 def test_a_writer_killed_at_any_call_leaves_the_old_or_the_new(path):
     """The list holds all that was acknowledged, and at most the change under way."""
-    assert int(in_child(kill_a_writer_everywhere, str(path))) > 100
+    assert int(in_child(kill_a_writer_everywhere, str(path))) > 80
 
 
 def kill_whoever_opens_a_damaged_list(path):
@@ -477,6 +525,7 @@ def kill_whoever_opens_a_damaged_list(path):
         content = stream.read().replace(b'"ID": 2', b'"ID": 3')
 
     def begin():
+        os.unlink(path)
         with open(path, "wb") as stream:
             stream.write(content)
 
@@ -570,11 +619,11 @@ def test_a_fold_that_cannot_be_made_keeps_nothing_from_being_noted(path, folding
         for _ in range(300):
             do(tasks, 1)
         before = state(tasks)
-    assert 0 < len(tries) < 60
-    (path.parent / f"{path.name}.remotes-new").rmdir()
-    with opened(path) as tasks:
-        assert before == state(tasks)
-        assert path.stat().st_size < 7000
+        assert 0 < len(tries) < 60
+        (path.parent / f"{path.name}.remotes-new").rmdir()
+        for _ in range(90):
+            do(tasks, 1)
+        assert (before, True) == (state(tasks), path.stat().st_size < 15_000)
 
 
 # -- its size and its cost ------------------------------------------------------------------------
@@ -607,6 +656,7 @@ def test_two_weeks_of_polls_leave_file_and_memory_bounded(path):
                 tasks.note_unusable("only one")
                 tasks.forget_old()
                 assert [] == tasks.open()
+            assert 0 == tasks.live_bytes
             sizes.append(path.stat().st_size)
             memory.append(memory_of(tasks, set()))
             assert 72 == len(state(tasks))
@@ -677,6 +727,7 @@ def test_a_list_is_what_was_done_to_it(tmp_path_factory, operations):
     path, clock, model = tmp_path_factory.mktemp("model") / "list.yml", Clock(), Model()
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         patch.setattr(journal_module, "_FOLD_ABOVE_BYTES", 400)
+        patch.setattr(journal_module, "_CHUNK_BYTES", 500)
         tasks = stack.enter_context(opened(path, clock))
         for name, task_id, value in operations:
             if name in ("note", "finish", "sent") and task_id not in model.open:
