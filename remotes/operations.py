@@ -230,14 +230,15 @@ def _kind(entry):
     said = entry.get("Operation")
     _require(isinstance(said, str), "it names no Operation" if said is None
              else "its Operation must be a text")
-    _require(said in OPERATIONS,
-             f"there is no operation {_quoted(said)}{nearest(said, OPERATIONS)}")
+    if said not in OPERATIONS:
+        raise _Unfit(f"there is no operation {_quoted(said)}{nearest(said, OPERATIONS)}")
     return OPERATIONS[said]
 
 
 def _check_names(what, document, names):
     for name in document:
-        _require(name in names, f"{what} takes no {_quoted(name)}{nearest(name, names)}")
+        if name not in names:
+            raise _Unfit(f"{what} takes no {_quoted(name)}{nearest(name, names)}")
 
 
 def _quoted(text):
