@@ -396,7 +396,7 @@ def expected_of(lines):
             fields.setdefault(task_id, {}).update(document)
     for mapping in fields.values():
         mapping.setdefault("state", "fetched")
-        if mapping["state"] in ("fetched", "accepted"):
+        if mapping["state"] in ("fetched", "accepted", "running"):
             mapping["doubted"] = True
     return {task_id: (fields[task_id], bodies[task_id]) for task_id in fields}
 
