@@ -111,7 +111,7 @@ class Executor:
         self._busy = {}  # task's id -> ID of the backup of which it has a task in Duplicati
         for task_id in tasklist.open():
             fields = tasklist.fields(task_id)
-            if fields.get("phase") in ("starting", "started"):
+            if fields["state"] == "running" and fields.get("phase") in ("starting", "started"):
                 self._busy[task_id] = _started_of(fields).backup_id
 
     def begin_pass(self):
