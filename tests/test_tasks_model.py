@@ -39,8 +39,10 @@ CONTENTS = {
 }
 RULES = {"tasks": [{"allow": ["pause", "resume"]}]}
 IDS = [1, "1", "a/../b", 2]
-# What becomes of the results of a turn. lost: the server has it, and its answer does not come.
-POSTS = ["taken", "taken", "lost", 403, 404, 500, 202]
+# What becomes of the results of a turn. lost: the server has it, and its answer does not come;
+# short: those that are long are too large (413), and a short one is taken.
+POSTS = ["taken", "taken", "lost", "short", 403, 404, 413, 500, 202]
+SHORT_BYTES = 300
 ADD = st.tuples(st.just("add"), st.sampled_from(IDS), st.sampled_from(list(CONTENTS)))
 TURN = st.tuples(st.just("turn"), st.sampled_from(POSTS), st.none())
 STEP = st.one_of(
@@ -195,7 +197,7 @@ class Story:
             self.posts = row["number"]
             assert row["became"] != "second"
             result = json.loads(row["document"])
-            model.receive(result["ID"], result["Status"], posts == "taken")
+            model.receive(result["ID"], result["Status"], posts in ("taken", "short"))
 
     def _fault(self, method, tail, failure):
         def strike(stage, handler):
@@ -204,9 +206,11 @@ class Story:
                 return False
             if failure == "lost":
                 return stage == "after"
-            if stage == "before":
-                handler.wfile.write(b"HTTP/1.1 %d Fault\r\nContent-Length: 5\r\n"
-                                    b"Connection: close\r\n\r\nFault" % failure)
+            if failure == "short" and len(handler.body) <= SHORT_BYTES:
+                return False
+            handler.wfile.write(b"HTTP/1.1 %d Fault\r\nContent-Length: 5\r\n"
+                                b"Connection: close\r\n\r\nFault"
+                                % (413 if failure == "short" else failure))
             return True
 
         self.server.fault = strike
@@ -290,6 +294,8 @@ WELL, LOST = ("turn", "taken", None), ("turn", "lost", None)
           ("crash", b"--- {"), ("pass_time", 12 * HOUR), ("add_again", 1), WELL])
 @example([("add", 1, "pause"), WELL, ("add", "1", "pause"), WELL, ("add", 1, "resume"), WELL])
 @example([("add", 1, "pause"), LOST, ("add_again", 1), ("turn", 202, None), ("crash", b""), WELL])
+@example([("add", 1, "get"), ("turn", 413, None), ("pass_time", HOUR), ("turn", "short", None),
+          ("add_again", 1), WELL])
 @example([("add", 1, "get soon"), ("turn", 403, 0), ("pass_time", 12 * HOUR), WELL])
 @settings(max_examples=15)
 @given(st.lists(STEP, min_size=5, max_size=15))
