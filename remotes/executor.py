@@ -23,7 +23,6 @@ import time
 from collections import namedtuple
 
 from remotes import task_calls
-from remotes.duplicati import tasks
 from remotes.duplicati.answers import LOCKED
 from remotes.errors import (
     CertificateError,
@@ -380,7 +379,9 @@ def _away(step, error):
 
 def _started_of(fields):
     """What is noted of a task in Duplicati that was started, or about to be: a Started."""
-    return tasks.Started.from_kept(fields["started"])
+    from remotes.duplicati.tasks import Started
+
+    return Started.from_kept(fields["started"])
 
 
 def _is_for_now(error):

@@ -438,6 +438,16 @@ def test_an_action_on_duplicati_imports_what_it_needs(play, operator, release, w
     assert_imports(modules_of(host, *words), {"requests", "yaml"})
 
 
+def test_an_idle_turn_of_tasks_imports_what_it_needs(play, operator, serve_tasks):
+    """Nothing that a task is done with: how one is started, waited for and judged."""
+    host = operator(play("2.3.0.4"))
+    assert 0 == host.run("tasks_status", f"--tasks_url={serve_tasks().url}").code
+    modules = modules_of(host, "tasks_process")
+    assert_imports(modules, {"requests", "yaml"})
+    assert set() == modules & {"dataclasses", "difflib", *(f"remotes.duplicati.{name}" for name in (
+        "tasks", "waiting", "outcomes", "adoption", "browsing", "restoring", "editing"))}
+
+
 def assert_imports(modules, allowed):
     """Of the libraries those that are allowed are loaded, and of the rest not many."""
     assert allowed == {"requests", "yaml", "cryptography", "rich", "dateutil",
