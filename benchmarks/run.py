@@ -4,7 +4,7 @@ What is compared runs in turns (A B, B A, …), so that whatever else this machi
 falls on both; a ratio is the median over the rounds. "CPU" is the ratio of CPU seconds,
 descendants included: a second opinion where the machine is busy.
 
-    run.py [start] [commands] [delay] [monitor] [flood] [duplicati]    all, if none is named
+    run.py [start] [commands] [delay] [monitor] [flood] [duplicati] [tasks]    all, if none is named
 """
 
 import os
@@ -18,6 +18,7 @@ import time
 from duplicati_rows import measure_duplicati
 from measure import children, in_turns, memory, open_files, program_of
 from table import compare, head, megabytes, row
+from task_rows import measure_tasks
 from world import DELAY_SECONDS, HERE, World
 
 START_ROUNDS = 20
@@ -181,6 +182,7 @@ MEASURES = {
     "monitor": measure_monitor,
     "flood": measure_flood,
     "duplicati": measure_duplicati,
+    "tasks": measure_tasks,
 }
 
 
