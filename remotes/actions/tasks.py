@@ -256,12 +256,21 @@ class _Turns:
             world = _World(self._context, self._stop)
             world.open()
             self._world = world
-        self._world.run.reports.clear()
-        return self._world.run.process()
+        return self._made(self._world.run.process)
 
     def look(self):
+        self._made(self._world.run.look)
+
+    def _made(self, step):
+        """What `step()` gives; after a fault of ours all is made anew, from what was noted."""
         self._world.run.reports.clear()
-        self._world.run.look()
+        try:
+            return step()
+        except RemotesError:
+            raise
+        except Exception:
+            self.close()
+            raise
 
     def next_look(self):
         return None if self._world is None else self._world.run.next_look()
