@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -163,6 +164,8 @@ def _be_client(client, order, tell, ask):
         status = client.main(order["words"], {"HOME": home, "REMOTES_CONFIG": ""})
         sys.stdout.flush()
         tell({"points": points.passed})
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 

@@ -51,6 +51,7 @@ class Scene:
         (folder / "host").mkdir()
         self.host = DuplicatiHost(folder / "host")
         self.host.log_in(self._servers[0].url)
+        self._point = None
         self._config = folder / "config.yml"
         self._config.write_text("policy: {tasks: [{allow: edit}]}")
 
@@ -58,6 +59,8 @@ class Scene:
         return self
 
     def __exit__(self, *failure):
+        if failure[0]:
+            print(f"the client was killed at {self._point}")
         for server, thread in zip(self._servers, self._threads):
             server.shutdown()
             server.server_close()
@@ -84,6 +87,7 @@ class Scene:
 
     def killed(self, clients, point, settles=(PAUSE,)):
         """A client that is killed at `point`; gives what it left on its list."""
+        self._point = point
         self.start(clients, point=point, settles=settles)
         status, points = clients.ended(self.settle)
         assert -signal.SIGKILL == status, (point, status, points)
@@ -199,6 +203,8 @@ def check_point(clients, folder, release, point):
     """A client is killed at `point`, and another one ends its tasks; gives the statuses."""
     with Scene(folder, release, TASKS) as scene:
         found = scene.killed(clients, point)
+        for task_id, request in (("two", RUN), (3, EDIT), (5, VERIFY)):
+            assert not scene.asked(request) or found[task_id]["phase"]  # it was noted before
         scene.start(clients)
         scene.next_ends(clients)
         answers = scene.answers()
