@@ -12,7 +12,7 @@ from remotes.errors import EXIT_CODES
 from remotes.operations import task_id
 from tests.certificates import Authority
 from tests.conftest import job
-from tests.processes import WAIT_LIMIT_SECONDS, eventually
+from tests.processes import WAIT_LIMIT_SECONDS
 from tests.rude import Rude, answer
 from tests.test_commands import limited
 from tests.test_duplicati_any_json import BODIES, ODD, STATUSES
@@ -335,7 +335,7 @@ def test_sighup_reads_the_policy_again(at_work, monitor, tmp_path):
         assert (number, "completed") == ended(running)
 
 
-def test_a_run_outlives_the_monitor_and_the_next_one_tells_its_end(at_work, monitor):
+def test_a_run_outlives_the_monitor_and_the_next_one_tells_its_end(at_work, monitor, tmp_path):
     """SIGTERM waits for no run: it goes on in Duplicati; its end is seen between the turns."""
     host, duplicati_server, server = at_work(task(1, "run", backups("Home")))
     duplicati_server.state.hold("Home")
@@ -344,9 +344,9 @@ def test_a_run_outlives_the_monitor_and_the_next_one_tells_its_end(at_work, moni
     running.signal(signal.SIGTERM)
     running.event("stopped")
     assert (0, []) == running.ended()
-    running = monitor(host, interval="3600")
-    count = len(server.requests)
-    eventually(lambda: len(server.requests) > count, "its first turn")
+    with service_manager(host, tmp_path) as line:
+        running = monitor(host, interval="3600")
+        hear(line, "STATUS=waiting for the next turn")
     duplicati_server.state.release("Home")
     assert (1, "completed") == ended(running)
     assert "completed" == server.state.state("host", 1)
