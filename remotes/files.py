@@ -179,9 +179,12 @@ class Lock:
         self._descriptor = descriptor
         # Whom to name is a courtesy: a full disk must not keep anyone from a lock.
         with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
+            name = json.dumps(describe_process()).encode()
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps(describe_process()).encode())
+            os.write(descriptor, name)
+            # Over the former one: to cut off and write anew can wait for the disk.
+            if os.fstat(descriptor).st_size > len(name):
+                os.ftruncate(descriptor, len(name))
 
     def release(self):
         if self._descriptor is not None:

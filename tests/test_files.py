@@ -209,6 +209,14 @@ def test_the_file_of_a_lock_stays_and_is_private(path, any_umask):
     assert descriptors == len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.parametrize("former", ["", "{", "x" * 1000])
+def test_the_name_of_a_holder_replaces_the_former_one(path, former):
+    """A shorter or a longer one, whole."""
+    Path(path).write_text(former)
+    with files.Lock(path).held():
+        assert os.getpid() == json.loads(Path(path).read_text())["process"]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"process": 1}'])
 def test_a_holder_without_a_name_holds_all_the_same(path, content):
     """Whatever stands in the file."""
