@@ -150,7 +150,7 @@ class Executor:
                       "Status": step.status, "Data": step.data}
             place += 1
             self._list.note(task.task_id, part=place, phase=None, started=None, plan=None,
-                             **{f"result_{place - 1}": result})
+                            held_since=None, **{f"result_{place - 1}": result})
             if place == count:
                 return self._unless_too_long(self._whole(task))
 
