@@ -225,12 +225,12 @@ class Executor:
     def _held(self, task, error):
         """The Step of a task that cannot be done for now; an error if that lasts too long."""
         is_locked = error.code == LOCKED or error.kind == "database_locked"
-        step = self.held(task, _said(error), is_patient=is_locked)
+        step = self.held(task, _said(error), is_patient=is_locked or None)
         return step if is_locked or step.state == "over" else _away(step, error)
 
-    def held(self, task, why, *, is_patient=False):
+    def held(self, task, why, *, is_patient=None):
         """The Step of a task that cannot be done for now, since `why`; an error after some time:
-        a long one if it `is_patient`, or goes on in Duplicati.
+        a long one if it `is_patient` (None: if it goes on in Duplicati, or may).
         """
         fields = self._list.fields(task.task_id)
         now = self._clock()
@@ -238,7 +238,8 @@ class Executor:
         if since is None or since > now:
             since = now
             self._list.note(task.task_id, sync=False, held_since=now)
-        is_patient = is_patient or fields.get("phase") is not None
+        if is_patient is None:
+            is_patient = fields.get("phase") is not None
         limit = PATIENT_LIMIT_SECONDS if is_patient else HELD_LIMIT_SECONDS
         if now - since >= limit:
             return ended_in_error(f"given up after {limit / 60:.0f} min: {why}")
@@ -257,9 +258,10 @@ class Executor:
             raise
         except RemotesError as error:
             if follower.was_noted and isinstance(error, UnavailableError) and error.maybe_done:
-                if task.operation == "run":
-                    return Step("waits", why=_said(error))  # its traces are looked for
-                return ended_in_error(f"{_said(error)}; whether it was started is not known")
+                why = f"{_said(error)}; whether it was started is not known"
+                # The traces of a run are looked for; without any it is started anew, for a while.
+                return self.held(task, why, is_patient=False) if task.operation == "run" \
+                    else ended_in_error(why)
             if not _is_for_now(error):
                 return ended_in_error(_said(error))
             if follower.was_noted:
@@ -291,7 +293,8 @@ class Executor:
             if task.task_id in self._waits:
                 self._waits[task.task_id][0].doubt()
             return self._held(task, error)
-        if step.state == "waits" and fields.get("held_since") is not None:
+        is_known = step.state == "waits" and fields.get("phase") != "starting"
+        if is_known and fields.get("held_since") is not None:
             self._list.note(task.task_id, sync=False, held_since=None)
         return step
 
