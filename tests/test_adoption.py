@@ -2,17 +2,19 @@
 it is not started twice, and no other run is taken for it.
 """
 
+import contextlib
 import json
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from demo.duplicati_server.store import JobDatabase
 from remotes.actions.running import build_context, find_action
-from remotes.duplicati import adoption, outcomes, tasks, waiting
-from remotes.errors import UnavailableError
+from remotes.duplicati import adoption, moments, outcomes, tasks, waiting
+from remotes.errors import UnavailableError, WaitTimeoutError
 from tests.conftest import RELEASES, job
 
 ALL = pytest.mark.parametrize("release", RELEASES)
@@ -40,15 +42,23 @@ class Scene:
 
     def run(self, ending="success", backup_id="1"):
         """A run of somebody else, to its end."""
-        self.set_ending(ending)
+        self.set_ending(ending, backup_id=backup_id)
         self.ask(backup_id)
         assert self.state.wait_idle()
 
-    def set_ending(self, ending, word="ending"):
-        found = self.state.store.backup("1")
+    def set_ending(self, ending, word="ending", backup_id="1"):
+        found = self.state.store.backup(backup_id)
         found["Settings"] = [one for one in found["Settings"] if one["Name"] != f"--demo-{word}"]
         found["Settings"].append({"Filter": "", "Name": f"--demo-{word}", "Value": ending,
                                   "Argument": None})
+        self.state.store.save_backup(backup_id, found)
+
+    def age_errors(self):
+        """What failed so far did so a minute ago: stamps of errors are whole seconds."""
+        self.state.store.change("UPDATE errors SET time = time - 60")
+        found = self.state.store.backup("1")
+        stamp = moments.parse(found["Metadata"]["LastErrorDate"]) - timedelta(minutes=1)
+        found["Metadata"]["LastErrorDate"] = stamp.strftime("%Y%m%dT%H%M%SZ")
         self.state.store.save_backup("1", found)
 
     def note(self):
@@ -75,7 +85,7 @@ class Scene:
         """The Outcome of one look, as a later client has it; None while it goes on."""
         started = tasks.Started.from_kept(json.loads(json.dumps(started.kept())))
         ending = waiting.Wait(self.client, started).look(self.client.state())
-        return ending and outcomes.find(self.client, started, ending)
+        return ending and outcomes.find(self.client, started, ending, time.monotonic())
 
     def told(self, noted):
         """What is told of a run that is over: its result, "nothing" if it left no trace."""
@@ -113,15 +123,27 @@ def test_a_request_that_never_came_has_no_trace(scene, release):
         assert there.search(there.note()) is None, ending
     there.run(backup_id="2")
     noted = there.note()
-    there.run(backup_id="2")
-    assert there.search(noted) is None
+    for ending in ("success", "early"):
+        there.run(ending, backup_id="2")
+        assert there.search(noted) is None, ending
+
+
+@ALL
+def test_an_error_that_the_backup_has_forgotten_is_not_it(scene, release):
+    """The server's own log still has it; it is from before."""
+    there = scene(release)
+    there.run("early")
+    there.state.store.save_backup("1", {**there.state.store.backup("1"), "Metadata": {}})
+    noted = there.note()
+    assert there.search(replace(noted, asked_at=noted.asked_at + 60)) is None
 
 
 @ALL
 def test_what_others_do_with_the_backup_is_not_it(scene, release):
     """A verification, one that fails, and a listing that does: no trace, once they are over."""
-    there = scene(release, verify_ending="fatal")
+    there = scene(release)
     there.run()
+    there.run("fatal")
     for ending in ("success", "fatal"):
         there.set_ending(ending, "verify-ending")
         noted = there.note()
@@ -139,9 +161,13 @@ def test_a_verification_that_runs_is_not_it(scene, release):
         noted = there.note()
         if ending:
             there.run(ending)
+        started = there.search(noted)
         there.state.hold("Home")
         there.ask(verb="verify")
         assert there.state.wait_reached("Home")
+        if started:
+            with contextlib.suppress(WaitTimeoutError):  # it cannot be read now
+                assert "warning" == there.look(started).result
         if release == "2.0.8.1":
             assert expected == there.told(noted)
         else:
@@ -252,10 +278,14 @@ def test_a_run_that_is_over_is_told_as_it_ended(scene, release, ending):
 def test_a_failure_without_a_row_hides_behind_no_later_run(scene, release):
     """It failed before it had a row, and another run ended well since."""
     there = scene(release)
+    there.run("fatal")
+    there.age_errors()
     noted = there.note()
     there.run("early")
+    number = max(there.state.tasks)
     there.run("success")
     assert "error" == there.told(noted)
+    assert there.search(noted).number in (None, number)
 
 
 @ALL
@@ -358,6 +388,8 @@ def test_a_restart_and_a_later_run_deceive_nobody(scene, release, is_ended):
     assert expected == there.told(noted)
     there.run("success")
     assert expected == there.told(noted)
+    for lost in ({"event": None}, {"former": None}):
+        assert expected == there.told(replace(noted, **lost))
     assert not is_ended or "warning" == there.look(before).result
     there.state.hold("Home")
     there.ask()
@@ -368,6 +400,36 @@ def test_a_restart_and_a_later_run_deceive_nobody(scene, release, is_ended):
     there.state.release("Home")
     assert there.state.wait_idle()
     assert "success" == there.look(joined).result if joined else expected == there.told(noted)
+
+
+@ALL
+def test_a_failure_after_a_restart_is_not_it(scene, release):
+    """Nor is one from before it lost, if nothing has run since."""
+    there = scene(release)
+    for _ in range(2):
+        there.run()
+    noted = there.note()
+    there.state.crash_and_restart()
+    there.run("early")
+    assert there.search(noted) is None
+    there.age_errors()
+    noted = there.note()
+    there.run("early")
+    there.state.crash_and_restart()
+    assert "error" == there.told(noted)
+
+
+@pytest.mark.parametrize("release", TIMED)
+def test_a_number_that_is_another_task_s_by_now_deceives_nobody(scene, release):
+    """It was over and found; the server was started anew, and a task of that number failed."""
+    there = scene(release)
+    noted = there.note()
+    there.run("warning")
+    started = there.search(noted)
+    there.state.crash_and_restart()
+    there.run("fatal")
+    assert ["Failed"] == [task.state for task in there.state.tasks.values()]
+    assert started.number in there.state.tasks and "warning" == there.look(started).result
 
 
 @pytest.mark.parametrize("release", TIMED)

@@ -169,7 +169,8 @@ class _Traces:
         is known if it is the server's last task."""
         task = self._task(self._last) if self._is_newer_task() else {}
         began, ended = (moments.parse(task.get(name)) for name in ("TaskStarted", "TaskFinished"))
-        is_it = began and ended and (failed is None or began - _SECOND <= failed <= ended)
+        is_it = began and ended and (failed is None or task.get("Status") == "Failed"
+                                     and began - _SECOND <= failed <= ended)
         return self._found(self._last if is_it else None, started_at=began if is_it else None,
                            row=_NO_ROW, is_over=True, **more)
 
@@ -214,18 +215,24 @@ class _Traces:
         `runs` that can be the run."""
         before = moments.parse(self._noted.error_stamp)
         metadata = backup.get("Metadata") if isinstance(backup.get("Metadata"), dict) else {}
-        stamp = str(metadata.get("LastErrorDate") or "")
-        noted_last = None if stamp == self._noted.error_stamp else moments.parse(stamp)
         told = self._told_failures()
         found = {at for at, word in told if word in _RUN_WORDS and (before is None or at > before)}
-        is_told = any(abs(at - noted_last) <= _SECOND for at, _ in told) if noted_last else True
-        if not is_told and not any(_is_told_by(run, noted_last) for run in runs):
-            found.add(noted_last)
-        if before and not found and self._is_newer_task() \
-                and self._progress.get("Phase") == "Error" \
-                and any(at == before and word in _RUN_WORDS for at, word in told):
-            found.add(before)  # in the same second as one before it
+        if str(metadata.get("LastErrorDate") or "") != self._noted.error_stamp:
+            told = [(at, word) for at, word in told if before is None or at > before]
+            last = moments.parse(metadata.get("LastErrorDate"))
+        else:  # another can have failed in the same second
+            is_newer = self._is_newer_task() and self._progress.get("Phase") == "Error"
+            last = before if is_newer else None
+        if last and not self._is_of_others(last, told, runs):
+            found.add(last)
         return sorted(at for at in found if not any(_is_told_by(run, at) for run in ours))
+
+    def _is_of_others(self, last, told, runs):
+        """Whether the backup's last error is told to be that of another operation: by the server's
+        own log, or by its row."""
+        return any(abs(at - last) <= _SECOND and word not in _RUN_WORDS for at, word in told) \
+            or any(run.operation != self._noted.operation and _is_told_by(run, last)
+                   and (self._noted.row is None or run.number > self._noted.row) for run in runs)
 
     def _told_failures(self):
         """(second, operation) of the backup's failures in the server's own log since then."""

@@ -144,7 +144,8 @@ class Wait:
         """The Ending of a task that was over when it was found, even if the server has forgotten
         it since."""
         task = None if self._started.number is None else self._task()
-        return self._ending("over", task if task and self._is_ours(task) else None)
+        began = moments.parse((task or {}).get("TaskStarted"))
+        return self._ending("over", task if began == self._started.started_at else None)
 
     def _place(self, state):
         """Where the task stands in a serverstate: running, queued, foreign, or None."""
