@@ -90,7 +90,7 @@ class Turns:
 
 @pytest.fixture
 def turns(play, operator, serve_tasks):
-    server = play("2.3.0.4", job("Documents"))
+    server = play("2.3.0.4", job("Documents"), token_seconds=float(DAY))
     with contextlib.closing(Turns(operator(server), serve_tasks())) as found:
         found.duplicati = server
         yield found
@@ -254,7 +254,7 @@ def assert_flat(turns, minutes, entries):
     """Days 10 to 14 are as days 3 to 7: no more is held; and all tasks were done, each once."""
     held = list(days(turns, minutes, entries))
     early, late = most(held[2:7]), most(held[9:])
-    allowed = {"bytes": 1.1, "blocks": 1.01, "files": 1.0, "threads": 1.0, "size": 1.1}
+    allowed = {"bytes": 1.05, "blocks": 1.01, "files": 1.0, "threads": 1.0, "size": 1.1}
     assert {} == {name: (early[name], late[name]) for name in allowed
                   if late[name] > early[name] * allowed[name]}
     expected = Counter("refused" if entry["Operation"] == "delete" else "completed"
@@ -264,10 +264,10 @@ def assert_flat(turns, minutes, entries):
 
 
 def entries_of(hour, tasks_per_hour, hours_between_runs):
-    """The server numbers anew each night; and one entry has no ID, and stays."""
-    yield {"ID": f"refused in {hour}", **DELETE}
+    """Some IDs come again each night, others never; one entry has no ID, and stays."""
+    yield {"ID": f"refused at {hour % 24}", **DELETE}
     for number in range(tasks_per_hour - 1):
-        yield {"ID": hour % 24 * 100 + number, **GET}
+        yield {"ID": hour * 100 + number, **GET}
     if hour % hours_between_runs == 20:
         yield {"ID": f"run {hour}", **RUN}
     if hour == 3:
@@ -275,8 +275,8 @@ def entries_of(hour, tasks_per_hour, hours_between_runs):
 
 
 def test_two_weeks_of_hourly_polls_leave_nothing_behind(turns):
-    """Two tasks in each hour, and three runs."""
-    assert_flat(turns, 60, lambda hour: entries_of(hour, 2, 100))
+    """Two tasks in each hour, and a run each two days."""
+    assert_flat(turns, 60, lambda hour: entries_of(hour, 2, 48))
 
 
 @pytest.mark.soak
