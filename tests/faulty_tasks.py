@@ -38,6 +38,8 @@ FAULTS += [("error_429", "before"), ("redirect", "before"), ("cut", "after"), ("
            ("late", "before"), ("silence", "after")]
 # What would be an answer of no Duplicati, to what it has done.
 OF_TASKS = [("redirect", "after"), ("wrong_status", "after")]
+# To a result any 200 is a receipt, whatever stands in it.
+RECEIPT = ("page", "before")
 _BODY = b"<html><title>Something is wrong</title></html>"
 
 
@@ -82,7 +84,10 @@ class Faults:
             likely = self.likelihood(method != "GET")
             if likely is None or self._draw.random() >= likely:
                 return None
-            fault = self._draw.choice(FAULTS + OF_TASKS if where == "tasks" else FAULTS)
+            faults = FAULTS + OF_TASKS if where == "tasks" else FAULTS
+            if where == "tasks" and method == "POST":
+                faults = [fault for fault in faults if fault != RECEIPT]
+            fault = self._draw.choice(faults)
             self.struck.append((where, *fault, method, path))
             return fault
 
