@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from remotes.duplicati import moments, tasks
-from remotes.errors import NotFoundError, RemotesError, UnavailableError, WaitTimeoutError
+from remotes.errors import NotFoundError, RefusedError, UnavailableError, WaitTimeoutError
 
 # result -> exit code: what a script does next.
 EXIT_CODES = {"success": 0, "warning": 3, "error": 4, "aborted": 4, "interrupted": 4, "unknown": 4}
@@ -117,10 +117,10 @@ class _Window:
             self.ended_after = moments.parse(started.asked_at) + offset - _JUST_BEFORE
         if is_cut:  # runs that began after the restart have left rows, too
             seen = ending.seen_at or started.asked_at
-            if offset is not None and seen:
-                self.latest = moments.parse(seen) + offset + _LATEST
-            elif started.started_at:
-                self.latest = started.started_at + _LATEST
+            bounds = [moments.parse(seen) + offset + _LATEST] if offset is not None and seen else []
+            if started.started_at:  # it may have been on its way for long
+                bounds.append(started.started_at + _LATEST)
+            self.latest = max(bounds, default=None)
 
     def holds(self, row, started):
         """Whether a row whose result is of the right operation is that of the run."""
@@ -145,7 +145,7 @@ def _clock_offset(server, looks=1):
         here = moments.parse(time.time())
         try:
             there = moments.parse(server.system_info().get("ServerTime"))
-        except RemotesError:
+        except (NotFoundError, RefusedError):  # with any other, the outcome is found later
             there = None
         if there is None:
             return None, timedelta(0)

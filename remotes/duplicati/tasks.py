@@ -145,7 +145,7 @@ def _found(server, started):
     for look in range(_LOOKS):
         try:
             state, progress = server.state(), server.progress() or {}
-        except UnavailableError:
+        except RemotesError:
             return None  # it may well run: whoever waits for it looks again
         if number := number_of(state, started.backup_id):
             return number
@@ -160,7 +160,7 @@ def _seen(server, started):
     """The number of the task that runs or waits for the backup now; None if none is seen."""
     try:
         return number_of(server.state(), started.backup_id)
-    except UnavailableError:
+    except RemotesError:  # whatever it is: it says nothing of what was asked
         return None
 
 
