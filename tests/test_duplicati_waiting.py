@@ -36,8 +36,19 @@ def meanwhile(server, steps):
     thread = threading.Thread(target=walk, daemon=True)
     thread.start()
     yield
-    thread.join(30)
+    thread.join(120)
     assert not thread.is_alive() and not failed, failed
+
+
+@contextlib.contextmanager
+def started(host, *words):
+    """The client as a process, which does not outlive a test that fails meanwhile: what is left
+    behind would be the failure of another one."""
+    with host.start(*words) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def the_task(result):
@@ -49,7 +60,7 @@ def the_task(result):
 def waits(server, seen=0):
     """Whether a client has come to wait at the server, since so many requests."""
     return server.state.engine.wait_until(
-        lambda: any("longpoll" in path for _, path in server.state.requests[seen:]), 10)
+        lambda: any("longpoll" in path for _, path in server.state.requests[seen:]), 60)
 
 
 # -- how a run ended -----------------------------------------------------------------------
@@ -129,11 +140,11 @@ def test_an_abort_from_elsewhere_is_told_by_both(play, operator, release):
     server = play(release, job("Home", seconds=0.5))
     host, other = operator(server), operator(server)
     server.state.hold("Home")
-    waiting = host.start("duplicati_run", "--id=1", "--wait")
-    assert server.state.wait_reached("Home")
-    (number,) = server.state.tasks
-    aborted = other.inside("duplicati_abort", f"--task={number}")
-    out, _ = waiting.communicate(timeout=30)
+    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
+        assert server.state.wait_reached("Home")
+        (number,) = server.state.tasks
+        aborted = other.inside("duplicati_abort", f"--task={number}")
+        out, _ = waiting.communicate(timeout=60)
     assert (0, True, "aborted") == (aborted.code, aborted.answer["changed"],
                                     the_task(aborted)["result"])
     told = json.loads(out)["tasks"][0]["result"]
@@ -147,11 +158,11 @@ def test_a_stop_leaves_a_partial_version_and_is_an_interruption(play, operator, 
     server = play(release, job("Home", seconds=0.5))
     host, other = operator(server), operator(server)
     server.state.hold("Home")
-    waiting = host.start("duplicati_run", "--id=1", "--wait")
-    assert server.state.wait_reached("Home")
-    (number,) = server.state.tasks
-    assert 0 == other.inside("duplicati_abort", f"--task={number}", "--graceful").code
-    out, _ = waiting.communicate(timeout=30)
+    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
+        assert server.state.wait_reached("Home")
+        (number,) = server.state.tasks
+        assert 0 == other.inside("duplicati_abort", f"--task={number}", "--graceful").code
+        out, _ = waiting.communicate(timeout=60)
     told = json.loads(out)["tasks"][0]["result"]
     assert (4, "unknown" if release == "2.1.0.5" else "interrupted") == (waiting.returncode, told)
 
@@ -176,12 +187,21 @@ def test_an_abort_that_the_server_ignores_is_told(play, operator, release):
 @ALL
 def test_an_abort_that_does_nothing_is_told(play, operator, release):
     """The server says OK, and the run goes on to its end: 3, not changed."""
-    server = play(release, job("Home", ignores_abort="true", seconds=1.5))
+    server = play(release, job("Home", ignores_abort="true"))
     host = operator(server)
+    server.state.hold("Home")
     number = the_task(host.inside("duplicati_run", "--id", "1"))["task"]
+    assert server.state.wait_reached("Home")
     late = host.inside("duplicati_abort", f"--task={number}", "--wait_timeout=0.3")
     assert (124, "wait_timeout") == (late.code, late.answer["kind"])
-    result = host.inside("duplicati_abort", f"--task={number}")
+    seen = len(server.state.requests)
+
+    def go_on():
+        assert waits(server, seen)
+        server.state.release("Home")
+
+    with meanwhile(server, go_on):
+        result = host.inside("duplicati_abort", f"--task={number}")
     assert (3, False, "ignored") == (result.code, result.answer["changed"], result.answer["kind"])
 
 
@@ -203,11 +223,11 @@ def test_a_token_that_expires_three_times_is_renewed_each_time(play, operator, r
             before = renewals()
             state.expire_tokens()
             state.engine.tell(data=True)  # the long poll comes back, and the next one is refused
-            assert state.engine.wait_until(lambda before=before: renewals() > before, 10)
+            assert state.engine.wait_until(lambda before=before: renewals() > before, 60)
             state.engine.tell(data=True)  # is answered under the new token, before that goes, too
             newest = f"lasteventid={state.engine.event}&"
             assert state.engine.wait_until(
-                lambda newest=newest: newest in state.requests[-1][1], 10)
+                lambda newest=newest: newest in state.requests[-1][1], 60)
         state.release("Home")
 
     with meanwhile(server, expire_three_times):
@@ -277,20 +297,21 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(play, operator, release
     server = play(release, job("Home"))
     host = operator(server)
     server.state.hold("Home")
-    waiting = host.start("duplicati_run", "--id=1", "--wait")
-    assert server.state.wait_reached("Home")
-    server.shutdown()
-    server.server_close()
-    assert "goes on, though" in waiting.stderr.readline()
+    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
+        # It may be held before the client has read that it was started: only then it waits.
+        assert server.state.wait_reached("Home") and waits(server)
+        server.shutdown()
+        server.server_close()
+        assert "goes on, though" in waiting.stderr.readline()
 
-    from demo import duplicati
-    back = duplicati.make_server(server.state, server.server_address[1])
-    thread = threading.Thread(target=back.serve_forever, daemon=True)
-    thread.start()
-    server.state.release("Home")
-    out, err = waiting.communicate(timeout=30)
-    back.shutdown()
-    back.server_close()
+        from demo import duplicati
+        back = duplicati.make_server(server.state, server.server_address[1])
+        thread = threading.Thread(target=back.serve_forever, daemon=True)
+        thread.start()
+        server.state.release("Home")
+        out, err = waiting.communicate(timeout=60)
+        back.shutdown()
+        back.server_close()
     assert (0, "success") == (waiting.returncode, json.loads(out)["tasks"][0]["result"]), err
     assert "answers again" in err
 
@@ -301,11 +322,11 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(play, operator, r
     server = play(release, job("Home"))
     host = operator(server)
     server.state.hold("Home")
-    waiting = host.start("duplicati_run", "--id=1", "--wait")
-    assert server.state.wait_reached("Home")
-    assert waits(server)
-    waiting.send_signal(signal.SIGINT)
-    out, err = waiting.communicate(timeout=30)
+    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
+        assert server.state.wait_reached("Home")
+        assert waits(server)
+        waiting.send_signal(signal.SIGINT)
+        out, err = waiting.communicate(timeout=60)
     (number,) = server.state.tasks
     assert (130, number) == (waiting.returncode, json.loads(out)["tasks"][0]["task"])
     assert f"--action=duplicati_wait --task={number}" in err
@@ -376,19 +397,19 @@ def test_a_killed_server_deceives_nobody(operator, tmp_path, release, winner):
             one.log_in(f"http://127.0.0.1:{port}/")
         control(port, "/demo/hold?name=Home")
         seen = len(control(port, "/demo/requests", "GET"))
-        waiting = host.start("duplicati_run", "--id=Home", "--wait")
-        assert control(port, "/demo/reached?name=Home")["reached"]
-        while not any("longpoll" in path for _, path in
-                      control(port, "/demo/requests", "GET")[seen:]):
-            assert waiting.poll() is None
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        assert "goes on, though" in waiting.stderr.readline()
-        process, _ = serve_program(tmp_path, release, port)
-        ran = other.inside("duplicati_run", f"--id={winner}", "--wait")
-        assert 0 == ran.code, ran
-        out, err = waiting.communicate(timeout=60)
+        with started(host, "duplicati_run", "--id=Home", "--wait") as waiting:
+            assert control(port, "/demo/reached?name=Home")["reached"]
+            while not any("longpoll" in path for _, path in
+                          control(port, "/demo/requests", "GET")[seen:]):
+                assert waiting.poll() is None
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            assert "goes on, though" in waiting.stderr.readline()
+            process, _ = serve_program(tmp_path, release, port)
+            ran = other.inside("duplicati_run", f"--id={winner}", "--wait")
+            assert 0 == ran.code, ran
+            out, err = waiting.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
