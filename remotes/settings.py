@@ -1,7 +1,8 @@
 """The settings: what this client has learnt and must not forget. One YAML file.
 
 Guards: that no change is lost (lock, read again, write beside, sync, replace), that a
-file nobody can parse is never written over, and that keys of other versions stay.
+file nobody can parse is never written over, that a name which stands twice is told
+(here and in the owner's config), and that keys of other versions stay.
 An INI file of the reference client is read as it stands; the first change turns it
 into YAML under the same path. Leaves alone: what the values mean, and all secrets in
 clear: `host.uuid` and `host.token` are kept as they came, encrypted for this host
@@ -28,6 +29,8 @@ _SERVER_TEXTS = {
     "basic_user", "basic_password_file", "password_file"}
 _SERVER_KINDS = {"access_until": (int, float), "insecure": bool, "tasks": dict}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# What its text says: a text, and the signs `<<` and `=`. 5 and 0x5 are the same name.
+_TEXT_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "merge", "value")}
 _INI_SECTION = re.compile(r"^\[(host|server|endpoints)\]\s*$", re.MULTILINE)
 
 
@@ -41,11 +44,13 @@ def default_path(environ):
 
 
 def parse_yaml(text, path):
-    """A mapping from YAML `text` (bytes); an error names `path`, line and column."""
+    """A mapping from YAML `text` (bytes), of which no name stands twice in one mapping; an error
+    names `path`, line and column.
+    """
     import yaml
 
     try:
-        document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        document = _load(text, yaml)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not valid YAML: {_place(error)}") from error
     if document is None:
@@ -54,6 +59,50 @@ def parse_yaml(text, path):
         kind = {list: "a list", str: "a text"}.get(type(document), "a single value")
         raise SettingsError(f"{path} holds {kind} where a mapping of names to values belongs")
     return document
+
+
+def _load(text, yaml):
+    """What YAML `text` holds. YAML itself takes the last of two equal names, without a word."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_twice(node, loader, yaml)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_twice(root, loader, yaml):
+    """ConstructorError for a name that stands twice in one mapping under `root`.
+
+    Before a document is made of it, for that mixes in what `<<` names.
+    """
+    waiting, seen = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.ScalarNode) or node in seen:  # an alias is the node itself
+            continue
+        seen.add(node)
+        if isinstance(node, yaml.SequenceNode):
+            waiting.extend(node.value)
+            continue
+        lines = {}
+        for name, value in node.value:
+            waiting.append(value)
+            if not isinstance(name, yaml.ScalarNode):
+                continue  # which is no name: the loader says so
+            key = name.value if name.tag in _TEXT_TAGS else loader.construct_object(name, deep=True)
+            if key in lines:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{_plain(name.value)} stands there twice, first in line"
+                    f" {lines[key]}", name.start_mark)
+            lines[key] = name.start_mark.line + 1
+
+
+def _plain(text):
+    return text if text.isprintable() else ascii(text)
 
 
 def _place(error):

@@ -274,13 +274,18 @@ def test_a_config_that_is_wrong_is_78(place, document, said):
     assert before == (folder / "config.yml").read_bytes()
 
 
-def test_a_config_that_is_no_yaml_names_line_and_column(place):
-    """78, like settings."""
+@pytest.mark.parametrize("content, said", [
+    ("options:\n  url: [\n", "line 3, column 1"),
+    ("policy: {tasks: []}\noptions: {}\npolicy: {}\n", "line 3, column 1: policy stands there"),
+    ("policy:\n  tasks:\n  - {deny: get, deny: run}\n", "line 3, column 17: deny stands there"),
+])
+def test_a_config_that_is_no_yaml_names_line_and_column(place, content, said):
+    """78, like settings; nor does a name stand twice in it, of which YAML would lose one."""
     folder, settings, config = place
-    (folder / "config.yml").write_text("options:\n  url: [\n")
+    (folder / "config.yml").write_text(content)
     result = inside.run("--action=config", settings, config)
     assert (78, 1) == (result.code, result.err.count("\n"))
-    assert "line 3, column 1" in result.err
+    assert f"{folder / 'config.yml'} is not valid YAML: {said}" in result.err
 
 
 @pytest.mark.parametrize("document", [

@@ -139,6 +139,35 @@ def test_settings_that_cannot_be_read_are_78_and_stay(path, content, said):
     assert content == path.read_bytes()
 
 
+@pytest.mark.parametrize("text, place, name, first", [
+    ("server: {url: a}\nhost: {}\nserver: {}\n", "line 3, column 1", "server", 1),
+    ("other:\n- {deny: get, 'deny': run}\n", "line 2, column 15", "deny", 2),
+    ("other: {5: a, 6: b, 0x5: c}\n", "line 1, column 21", "0x5", 1),
+    ("other: {yes: a, true: b}\n", "line 1, column 17", "true", 1),
+    ('other: {"a\\nb": 1, "a\\nb": 2}\n', "line 1, column 20", r"'a\nb'", 1),
+    ("a: &a [{b: 1, b: 2}]\nc: *a\n", "line 1, column 15", "b", 1),
+])
+def test_a_name_that_stands_twice_is_told_with_its_place(path, text, place, name, first):
+    """However it is written: YAML would take the last, and what the first said would be lost."""
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        Settings(path)
+    assert f"{path} is not valid YAML: {place}: {name} stands there twice, first in line {first}" \
+        == str(caught.value)
+
+
+def test_a_name_that_does_not_stand_twice_is_taken(path):
+    """What `<<` brings may be said otherwise, 5 is not "5", an alias is looked at once."""
+    path.write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, b: 3}\ne: *a\nf: {5: x, '5': y, c: {c: z}}\n")
+    own = {"b": 1, "c": 2}
+    assert {"a": own, "d": {"b": 3, "c": 2}, "e": own,
+            "f": {5: "x", "5": "y", "c": {"c": "z"}}} == Settings(path).document
+    path.write_text("".join(
+        f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9 if number else 'x')}]\n"
+        for number in range(40)))
+    assert 40 == len(Settings(path).document)
+
+
 @settings(max_examples=200)
 @given(st.binary(max_size=60) | st.text("[]{}:-?&*!|>'\"%@`#,\n \tahost01", max_size=40).map(
     str.encode) | st.builds(
