@@ -49,8 +49,8 @@ STEP = st.one_of(
     ADD, ADD, TURN, TURN,
     st.tuples(st.just("add_again"), st.sampled_from(IDS)),
     st.tuples(st.just("add_unusable"), st.sampled_from([None, True, "", "\n", 1.5])),
-    # It is stopped after so many tasks.
-    st.tuples(st.just("turn"), st.sampled_from(POSTS), st.sampled_from([0, 1, 2])),
+    # It is stopped when it has done so many tasks.
+    st.tuples(st.just("turn"), st.sampled_from(POSTS), st.sampled_from([1, 2])),
     # The server does not say whether there are tasks, or which.
     st.tuples(st.just("deaf_turn"), st.sampled_from(["status", "tasks"]),
               st.sampled_from([503, 200, "lost"])),
@@ -91,12 +91,11 @@ class Model:
         self.unusable |= self.waiting if is_heard else set()
 
     def do(self, most):
-        """What is not done yet of the first `most` on the list (None: all)."""
-        for row in list(self.listed.values())[:most]:
-            if row[1] is None:
-                is_late = row[0] == "get soon" and self.now > NOON + 6 * HOUR
-                row[1] = "refused" if is_late else CONTENTS[row[0]][1]
-                self.done.append(row[0])
+        """The first `most` that are not done yet (None: all)."""
+        for row in [row for row in self.listed.values() if row[1] is None][:most]:
+            is_late = row[0] == "get soon" and self.now > NOON + 6 * HOUR
+            row[1] = "refused" if is_late else CONTENTS[row[0]][1]
+            self.done.append(row[0])
 
     def receive(self, task_id, status, is_heard):
         """The server has got a result, which must be the one on the list."""
@@ -129,13 +128,11 @@ class Client:
             stop_requested=self.stop_requested)
 
     def stop_requested(self):
-        if self.most is None:
-            return False
-        self.most -= 1
-        return self.most < 0
+        return self.most is not None and len(self.run.reports) >= self.most
 
     def turn(self, most=None):
         self.most = most
+        self.run.reports.clear()
         with contextlib.suppress(RemotesError):
             self.run.process()
 
@@ -296,7 +293,8 @@ WELL, LOST = ("turn", "taken", None), ("turn", "lost", None)
 @example([("add", 1, "pause"), LOST, ("add_again", 1), ("turn", 202, None), ("crash", b""), WELL])
 @example([("add", 1, "get"), ("turn", 413, None), ("pass_time", HOUR), ("turn", "short", None),
           ("add_again", 1), WELL])
-@example([("add", 1, "get soon"), ("turn", 403, 0), ("pass_time", 12 * HOUR), WELL])
+@example([("add", 2, "get"), ("add", 1, "get soon"), ("turn", 403, 1), ("pass_time", 12 * HOUR),
+          WELL])
 @settings(max_examples=15)
 @given(st.lists(STEP, min_size=5, max_size=15))
 def test_whatever_happens_each_task_is_done_and_answered_once(scene, steps):
