@@ -1,13 +1,14 @@
 """The tasks of a task server as people write them: a YAML file, or a folder with one for each host.
 
-Guards: that a mistake is told with its file and line and changes nothing; that values mean what
-they mean in JSON (`yes`, `12:30` and `2026-01-01` are texts). Leaves alone: what an operation
-needs, which the host judges by its own version and policy.
+Guards: that a mistake is told with its file and line, changes nothing, and holds up none but the
+hosts of its file; that no two hosts can be taken for each other; that values mean what they mean
+in JSON (`yes`, `12:30` and `2026-01-01` are texts). Leaves alone: what an operation needs, which
+the host judges by its own version and policy.
 
 It imports nothing of the client's package.
 """
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,14 +157,15 @@ def read_document(document: object) -> dict[str, HostTasks]:
             for name, host in document["hosts"].items()}
 
 
-def check_tokens(hosts: dict[str, HostTasks], is_open: bool = False) -> None:
-    """SiteError unless each host can be told from the others (`is_open`: from anybody), and its
-    name can be shown."""
+def check_tokens(hosts: dict[str, HostTasks], is_open: bool = False,
+                 has_others: bool = False) -> None:
+    """SiteError unless each host can be told from the others (`is_open`: from anybody;
+    `has_others`: these are not all of them), and its name can be shown."""
     seen = {}
     for name, host in hosts.items():
         if printable(name) != name or not name:
             raise SiteError(f"{name!r} cannot be the name of a host")
-        if host.token is None and (is_open or len(hosts) > 1):
+        if host.token is None and (is_open or has_others or len(hosts) > 1):
             raise SiteError(f"the host {name!r} needs a token, since "
                             + ("others can reach this server" if is_open else
                                "it is not the only one"))
@@ -175,23 +177,62 @@ def check_tokens(hosts: dict[str, HostTasks], is_open: bool = False) -> None:
         seen[host.token] = name
 
 
+def _claims(hosts: dict[str, HostTasks]) -> list[tuple[str, str]]:
+    """What a file of one or more hosts wants for itself alone."""
+    return [*(("host", name) for name in hosts),
+            *(("token", host.token) for host in hosts.values() if host.token is not None)]
+
+
 class TaskFiles:
     """A task file, or a folder of them: HOST.yml holds the tasks of the host HOST.
 
-    `hosts`: as they were when they were last read without a mistake. `faults`: what is wrong
-    now, by file. `wants_tokens`: whether a host without one is a mistake.
+    `hosts`: those that can be told from each other, as their file was when it last had no
+    mistake. `faults`: what is wrong now, by file; it holds up the hosts of that file and no
+    others. `held`: hosts that have a file, but are not among `hosts`.
     """
 
-    def __init__(self, path: Path):
-        """Raises SiteError: all must be right to begin with."""
-        self.path, self.hosts, self.faults = Path(path), {}, {}
-        self.wants_tokens, self._stamps, self._read = False, None, {}
-        self.refresh()
-        for name, what in self.faults.items():
-            raise SiteError(what if name == str(self.path) else f"{name}: {what}")
+    def __init__(self, path: Path, log: Callable[[str], None] = lambda line: None):
+        """Raises SiteError if no host is right to begin with."""
+        self.path, self.hosts, self.faults, self.held = Path(path), {}, {}, frozenset()
+        self._log, self._wants_tokens, self._stamps = log, False, None
+        # By file: what it says, or why it cannot be read; what it said when it was last right;
+        # which of the two is served.
+        self._read, self._unread, self._good, self._served = {}, {}, {}, {}
+        self._update()
+        self._require_host()
+        self._tell({})
+
+    def want_tokens(self) -> None:
+        """From now on a host without a token that others cannot guess is a mistake. SiteError if
+        no host is left."""
+        former, self._wants_tokens = self.faults, True
+        if self._stamps is not None:
+            self._join()
+        self._require_host()
+        self._tell(former)
 
     def refresh(self) -> bool:
         """Read what has changed since; whether there was anything."""
+        former = self.faults
+        is_changed = self._update()
+        if is_changed:
+            self._tell(former)
+        return is_changed
+
+    def _require_host(self) -> None:
+        if not self.hosts and self.faults:
+            raise SiteError("; ".join(what if name == str(self.path) else f"{name}: {what}"
+                                      for name, what in self.faults.items()))
+
+    def _tell(self, former: dict[str, str]) -> None:
+        """Log what was not wrong before."""
+        for name, what in self.faults.items():
+            if former.get(name) != what:
+                stays = name in self._served or name == str(self.path)
+                self._log(printable(f"{name}: {what}; " + (
+                    "the former tasks stay" if stays else "its host has to wait")))
+
+    def _update(self) -> bool:
         try:
             stamps = self._look()
         except OSError as error:
@@ -201,9 +242,9 @@ class TaskFiles:
         if stamps == self._stamps:
             return False
         before, self._stamps = self._stamps or {}, stamps
-        self.faults = {name: what for name, what in self.faults.items()
-                       if before.get(name) and before[name] == stamps.get(name)}
-        self._read = {name: read for name, read in self._read.items() if name in stamps}
+        for known in (self._read, self._unread, self._good, self._served):
+            for name in known.keys() - stamps.keys():
+                del known[name]
         for name in stamps:
             if before.get(name) != stamps[name]:
                 self._read_file(name)
@@ -211,7 +252,7 @@ class TaskFiles:
         return True
 
     def _look(self) -> dict[str, tuple]:
-        """The files that there are, each with what changes when it is written."""
+        """The files that there are, each with what changes when it is written, or can be read."""
         paths = [self.path]
         if self.path.is_dir():
             paths = sorted(path for path in self.path.iterdir()
@@ -220,30 +261,74 @@ class TaskFiles:
                 raise OSError("no file in this folder is called HOST.yml")
         found = {}
         for path in paths:
-            stat = path.stat()
-            found[str(path)] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            try:
+                stat = path.stat()
+            except OSError as error:  # a link to nowhere, for one; to read it will fail as well
+                found[str(path)] = (error.errno,)
+            else:
+                found[str(path)] = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
         return found
 
     def _read_file(self, name: str) -> None:
         path = Path(name)
+        self._read.pop(name, None)
+        self._unread.pop(name, None)
         try:
             self._read[name] = read_text(path.read_text(encoding="utf-8-sig"),
                                          None if path == self.path else path.stem)
         except UnicodeDecodeError:
-            self.faults[name] = "line 1: this is not UTF-8"
-        except (SiteError, OSError) as error:
-            self.faults[name] = str(error)
+            self._unread[name] = "line 1: this is not UTF-8"
+        except OSError as error:
+            self._unread[name] = error.strerror or str(error)
+        except SiteError as error:
+            self._unread[name] = str(error)
 
     def _join(self) -> None:
-        hosts = {}
+        """Of each file, serve what it says; if that is wrong, what it said when it was right; if
+        even that has become wrong, nothing."""
+        faults, choices = dict(self._unread), {}
+        for name in self._stamps:
+            choices[name] = []
+            for known in (self._good, self._read):
+                if name in known:
+                    flaw = self._flaw(known[name])
+                    if flaw is None:
+                        choices[name].append(known[name])
+                    elif known is self._read:
+                        faults[name] = flaw
+        while lost := self._lost({name: left[-1] for name, left in choices.items() if left}):
+            for name, what in lost.items():
+                choices[name].pop()
+                faults.setdefault(name, what)
+        self._served = {name: left[-1] for name, left in choices.items() if left}
+        self._good.update((name, hosts) for name, hosts in self._served.items()
+                          if name not in faults)
+        self.faults, self.hosts = dict(sorted(faults.items())), {}
+        for hosts in self._served.values():
+            self.hosts.update(hosts)
+        self.held = frozenset(Path(name).stem for name in self._stamps
+                              if name != str(self.path)) - self.hosts.keys()
+
+    def _flaw(self, hosts: dict[str, HostTasks]) -> str | None:
+        """What is wrong with a file, whatever the others say."""
         try:
-            for read in self._read.values():
-                for host in read:
-                    if host in hosts:
-                        raise SiteError(f"the host {host!r} has two files")
-                hosts.update(read)
-            check_tokens(hosts, self.wants_tokens)
+            check_tokens(hosts, self._wants_tokens, len(self._stamps) > 1)
         except SiteError as error:
-            self.faults[str(self.path)] = str(error)
-        else:
-            self.hosts = hosts
+            return str(error)
+        return None
+
+    def _lost(self, said: dict[str, dict[str, HostTasks]]) -> dict[str, str]:
+        """Files that want what another wants, too, and did not have it before. Where none of them
+        had it, nobody can tell whose it is: then it is all of them."""
+        claims, lost = {}, {}
+        for name, hosts in said.items():
+            for claim in _claims(hosts):
+                claims.setdefault(claim, []).append(name)
+        for claim, names in claims.items():
+            kind, text = claim
+            what = f"the host {text!r} has two files" if kind == "host" else "the hosts " + (
+                " and ".join(repr(Path(name).stem) for name in names)) + " have the same token"
+            for name in names if len(names) > 1 else ():
+                if claim not in _claims(self._served.get(name, {})):
+                    lost.setdefault(name, what)
+        return lost

@@ -167,7 +167,7 @@ def _faults(state) -> list[Html]:
     lines = [element("li", element("strong", _foreign(name)), ": ", _foreign(what))
              for name, what in faults.items()]
     return [element("section", element(
-        "h2", "A task file cannot be read; the tasks that it had before stay"),
+        "h2", "A task file has a mistake; the tasks that it had before stay"),
         element("ul", *lines), class_="fault", role="alert")]
 
 
@@ -205,12 +205,14 @@ def _table(name: str, heads: list[str], rows: list[list]) -> Html:
 
 def _hosts(state, view: View) -> Html:
     """Each host: when it asked last, and what it has. Those that only have a past, too."""
-    counts = {host: {} for host in state.hosts}
+    held = state.files.held if state.files else ()
+    counts = {host: {} for host in (*state.hosts, *sorted(held))}
     for row in state.store.counts():
         counts.setdefault(row["host"], {})[row["state"]] = row["count"]
     rows = []
     for host, has in counts.items():
-        asked = _time(state.asked.get(host)) if host in state.hosts else "no longer in the files"
+        asked = _time(state.asked.get(host)) if host in state.hosts else (
+            "held up by its file" if host in held else "no longer in the files")
         badges = [element("span", _badge(name), f" {has[name]:,}", class_="count")
                   for name in STATES if has.get(name)]
         name = element("a", _foreign(host), href=view.link(host=host, after=0),

@@ -124,9 +124,9 @@ class State:
         Raises SiteError, OSError, sqlite3.Error."""
         self.log, self.page_token, self.form = log, page_token, form
         self.has_location, self._lock, self._is_behind = has_location, threading.Lock(), True
-        self.files, self.wants_tokens, self.asked = None, False, {}
+        self.files, self.asked = None, {}
         if isinstance(tasks, (str, Path)):
-            self.files = TaskFiles(tasks)
+            self.files = TaskFiles(tasks, log)
             hosts = self.files.hosts
         else:
             hosts = read_document(tasks)
@@ -151,22 +151,24 @@ class State:
             return
         with self._lock:
             if self.files.refresh():
-                for name, what in self.files.faults.items():
-                    self.log(printable(f"{name}: {what}; the former tasks stay"))
                 self.hosts, self._is_behind = self.files.hosts, True
             if self._is_behind:
-                self.store.replace({name: host.tasks for name, host in self.hosts.items()})
+                self.store.replace({name: host.tasks for name, host in self.hosts.items()},
+                                   self.files.held)
                 self._is_behind = False
 
     def want_tokens(self) -> None:
-        """From now on nobody is served without a token. SiteError if one is missing."""
+        """From now on nobody is served without a token. SiteError if nobody has one, or the page
+        has none; of tasks that came without files, if one is missing."""
         if len(self.page_token or "") < SHORTEST_OPEN_TOKEN:
             raise SiteError("since others can reach this server, its page needs a token of"
                             f" {SHORTEST_OPEN_TOKEN} characters or more (--page_token_file)")
-        check_tokens(self.hosts, is_open=True)
-        self.wants_tokens = True
-        if self.files:
-            self.files.wants_tokens = True
+        if not self.files:
+            return check_tokens(self.hosts, is_open=True)
+        with self._lock:
+            self.files.want_tokens()
+            self.hosts, self._is_behind = self.files.hosts, True
+        return None
 
     # For tests.
 

@@ -12,7 +12,7 @@ import contextlib
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timezone
 
 STATES = NEW, ACCEPTED, REFUSED, COMPLETED, ERROR = (
@@ -140,14 +140,15 @@ class Store:
                          " VALUES (?, ?, ?, ?, ?, ?)", (host, key, document, NEW, place,
                                                         self.now()))
 
-    def replace(self, tasks_of: dict[str, list]) -> None:
+    def replace(self, tasks_of: dict[str, list], held: Collection[str] = ()) -> None:
         """These are the tasks from now on, by host, in this order; what hosts did stays.
 
-        Each needs an ID of its own. A host that is not named keeps nothing to be done.
+        Each needs an ID of its own. A host that is not named keeps nothing to be done, unless it is
+        `held`: then all of it stays.
         """
         with self._change() as database:
             for (host,) in database.execute("SELECT DISTINCT host FROM tasks WHERE listed"):
-                if host not in tasks_of:
+                if host not in tasks_of and host not in held:
                     self._replace_host(database, host, [])
             for host, entries in tasks_of.items():
                 self._replace_host(database, host, entries)

@@ -249,7 +249,7 @@ def test_a_bad_task_file_changes_nothing_and_the_page_says_where_it_is(serve_tas
     assert not server.state.files.refresh()
     write(tmp_path / "web1.yml", f"token: {TOKENS['web1']}\ntasks: []\n")
     assert [] == listed(server, TOKENS["web1"])
-    assert "cannot be read" not in call(server, "GET", "")[2]
+    assert "has a mistake" not in call(server, "GET", "")[2]
     write(tmp_path / "web1.yml", f"token: {TOKENS['db1']}\ntasks: [{json.dumps(RUN)}]\n")
     assert [] == listed(server, TOKENS["web1"])
     assert "the same token" in Seen(call(server, "GET", "")[2]).text
@@ -262,6 +262,97 @@ def test_a_bad_task_file_changes_nothing_and_the_page_says_where_it_is(serve_tas
     write(tmp_path / "web1.yml", f"token: {TOKENS['web1']}\ntasks: [{json.dumps(RUN)}]\n")
     assert [2] == listed(server, TOKENS["web1"])
     assert "replaced there" in call(server, "GET", "?host=db1")[2]
+
+
+def write_host(folder, name, *tasks, token=None):
+    """The file of one host; `token`: None for its own, "" for none."""
+    own = TOKENS.get(name) if token is None else token
+    write(folder / f"{name}.yml", json.dumps({**({"token": own} if own else {}), "tasks": tasks}))
+
+
+def test_a_mistake_in_a_file_holds_up_the_host_of_that_file_only(serve_tasks, tmp_path):
+    """No token, that of another host, then no YAML: its last good content stays, also after all
+    of them; the others go on, a new one as well."""
+    lines = []
+    for name in TOKENS:
+        write_host(tmp_path, name, GET)
+    server = serve_tasks(path=tmp_path, log=lines.append)
+    number = 1
+    for token, reason in (("", "'web1' needs a token"), (TOKENS["db1"], "have the same token"),
+                          ("[", "line 1: ")):
+        number += 1
+        write_host(tmp_path, "web1", RUN, token=token)
+        if token == "[":
+            write(tmp_path / "web1.yml", "[")
+        write_host(tmp_path, "db1", {**GET, "ID": number})
+        write_host(tmp_path, f"new{number}", RUN, token=f"token-of-new{number}")
+        assert ([1], [number], [2]) == tuple(listed(server, one) for one in (
+            *TOKENS.values(), f"token-of-new{number}"))
+        assert [str(tmp_path / "web1.yml")] == list(server.state.files.faults)
+        assert reason in Seen(call(server, "GET", "")[2]).text
+        assert reason in lines[-1] and lines[-1].endswith("the former tasks stay")
+    assert 3 == len(lines)
+    write_host(tmp_path, "web1", RUN)
+    assert ([2], {}) == (listed(server, TOKENS["web1"]), server.state.files.faults)
+
+
+def test_of_hosts_with_one_token_only_the_one_that_had_it_is_served(serve_tasks, tmp_path):
+    """If none had it, none is served with it, nor does it open what they had; two can exchange
+    theirs, one after the other."""
+    web1, db1 = TOKENS.values()
+    for name in TOKENS:
+        write_host(tmp_path, name, GET)
+    server = serve_tasks(path=tmp_path)
+    write_host(tmp_path, "web1", RUN, token="shared")
+    write_host(tmp_path, "new", RUN, token="shared")
+    assert (401, [1], [1]) == (call(server, "GET", "api/tasks", token="shared")[0],
+                               listed(server, web1), listed(server, db1))
+    assert ["new.yml", "web1.yml"] == [os.path.basename(name)
+                                       for name in server.state.files.faults]
+    assert "'new' and 'web1' have the same token" in Seen(call(server, "GET", "")[2]).text
+    (tmp_path / "new.yml").unlink()
+    assert ([2], 401) == (listed(server, "shared"), call(server, "GET", "api/tasks", token=web1)[0])
+    write_host(tmp_path, "web1", RUN, token=db1)
+    assert ([2], [1]) == (listed(server, "shared"), listed(server, db1))
+    write_host(tmp_path, "db1", GET, token="shared")
+    assert ([1], [2], {}) == (listed(server, "shared"), listed(server, db1),
+                              server.state.files.faults)
+    write(tmp_path / "db1.yaml", json.dumps({"token": "other", "tasks": [RUN]}))
+    assert (401, [1]) == (call(server, "GET", "api/tasks", token="other")[0],
+                          listed(server, "shared"))
+    assert "'db1' has two files" in Seen(call(server, "GET", "")[2]).text
+
+
+def test_a_mistake_in_a_file_keeps_no_other_host_from_the_start(serve_tasks, tmp_path):
+    """The host waits, and its tasks in the database with it; if no host is left, all is told."""
+    lines, database = [], str(tmp_path / "results.sqlite")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for name in TOKENS:
+        write_host(folder, name, GET, RUN)
+    first = serve_tasks(path=folder, database=database)
+    assert ([1, 2], 200) == (listed(first, TOKENS["web1"]),
+                             post(first, 1, "accepted", token=TOKENS["web1"]))
+    first.state.close()
+    write_host(folder, "web1", GET, RUN, token="")
+    (folder / "gone.yml").symlink_to(tmp_path / "nowhere")
+    server = serve_tasks(path=folder, database=database, page_token="token-of-the-page",
+                         log=lines.append)
+    server.state.want_tokens()
+    assert ([1, 2], 401) == (listed(server, TOKENS["db1"]),
+                             call(server, "GET", "api/tasks", token=TOKENS["web1"])[0])
+    page = server.state.answer(Call("GET", "/", {"authorization": "Basic " + base64.b64encode(
+        b"ann:token-of-the-page").decode()}, b""))
+    shown = Seen(page.body.decode()).text
+    assert "held up by its file" in shown and "no longer in the files" not in shown
+    for line, end in zip(lines, ("gone.yml: No such file or directory", "it is not the only one")):
+        assert line.endswith(f"{end}; its host has to wait")
+    write_host(folder, "web1", GET, RUN)
+    assert [2] == listed(server, TOKENS["web1"])
+    write_host(folder, "web1", token="short")
+    write_host(folder, "db1", token="short")
+    with pytest.raises(SiteError, match=r"db1\.yml: .*; .*gone\.yml: .*; .*web1\.yml: "):
+        State(folder)
 
 
 def test_a_task_that_a_host_has_fetched_is_not_changed_under_it(serve_tasks, tmp_path):
