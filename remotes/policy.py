@@ -24,6 +24,9 @@ _ALL = "all"
 _KEYS = ("allow", "deny", "types", "ids", "names", "hours", "reason")
 _HOURS = re.compile(r"(\d\d?):(\d\d)\s*-\s*(\d\d?):(\d\d)", re.ASCII)
 _TYPES = tuple(dict.fromkeys(one for kind in OPERATIONS.values() for one in kind.types))
+# Those that are looked up by a name; and those that have no ID, since they mean all of a kind.
+_NAMED = ("backup", "database")
+_WHOLE = tuple(one for kind in OPERATIONS.values() if kind.wants == "type" for one in kind.types)
 
 # `words`: what it says of which operations ("deny delete"). `operations`: their names. `types`,
 # `ids`, `names`: texts, None if it does not look at them. `hours`: (first minute of the day, minute
@@ -164,7 +167,7 @@ def _rule(said, number, place):
         _require(name in _TYPES, f"{place}: types: unknown type {name}{nearest(name, _TYPES)}")
     ids = _texts(said, "ids", place, numbers=True)
     names = _texts(said, "names", place)
-    _check_reach(named, types, ids or names, place)
+    _check_reach(named, types, ids, names, place)
     return Rule(number, f"{verb} {', '.join(named)}", verb == "allow", frozenset(operations),
                 _set(types), _set(ids and map(_id_text, ids)), _set(names), _hours(said, place),
                 _reason(said, place))
@@ -187,13 +190,15 @@ def _texts(said, key, place, *, numbers=False):
     return [str(one) for one in listed]
 
 
-def _check_reach(named, types, things, place):
+def _check_reach(named, types, ids, names, place):
     """SettingsError if the rule could never match one of the operations or types that it names."""
     kinds = [OPERATIONS["export" if name == PASSWORDS else name] for name in named if name != _ALL]
     for kind in kinds:
         has_things = kind.wants not in ("none", "type")
-        _require(has_things or not things, f"{place}: {kind.name} names nothing that has an ID or"
-                 " a name: give it a rule without `ids` and `names`")
+        _require(has_things or not ids and not names, f"{place}: {kind.name} names nothing that has"
+                 " an ID or a name: give it a rule without `ids` and `names`")
+        _require(not names or set(kind.types) & set(_NAMED), f"{place}: {kind.name} names nothing"
+                 " that has a name: give it a rule without `names`")
         _require(kind.types or not types, f"{place}: {kind.name} names no resource: give it a rule"
                  " without `types`")
         _require(types is None or set(kind.types) & set(types),
@@ -202,6 +207,10 @@ def _check_reach(named, types, things, place):
     for name in types or ():
         _require(name in reached, f"{place}: types: none of its operations takes {name}"
                  + nearest(name, reached))
+        _require(not ids and not names or name not in _WHOLE, f"{place}: types: {name} has neither"
+                 " an ID nor a name: give it a rule without `ids` and `names`")
+        _require(not names or name in _NAMED, f"{place}: types: a {name} has no name: give it a"
+                 " rule without `names`")
 
 
 def _hours(said, place):

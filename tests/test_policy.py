@@ -128,6 +128,16 @@ def test_all_means_every_operation_of_the_table():
     assert {True} == {judge(host_policy, operation).is_allowed for operation in OPERATIONS}
 
 
+@pytest.mark.parametrize("rule", [
+    {"deny": "all", "names": "Docs"}, {"deny": "all", "ids": 3, "types": ["backup", "task"]},
+    {"deny": ["delete", "get"], "types": ["backup", "database"], "names": "Docs", "ids": 3},
+    {"deny": ["abort", "get"], "ids": 3}, {"deny": ["export_passwords", "get"], "names": "Docs"},
+])
+def test_a_rule_that_can_match_is_taken(rule):
+    """`all` with names means those that have one; a task and a notification have an ID."""
+    assert "rule 1" in judge(rules(rule), "get").rule
+
+
 @pytest.mark.parametrize("listed, is_allowed, message", [
     ([], False, "refused by default: export is refused unless a rule allows it"),
     ([{"allow": "all"}], False,
@@ -176,6 +186,12 @@ def test_a_policy_says_whether_it_looks_at_ids_or_names():
     ({"deny": ["delete", "create"], "types": "backup"}, "create names no resource"),
     ({"deny": "create", "names": "Docs"}, "create names nothing that has an ID or a name"),
     ({"deny": "list", "ids": 3}, "list names nothing that has an ID or a name"),
+    ({"deny": "abort", "names": "X"}, "abort names nothing that has a name"),
+    ({"deny": ["run", "dismiss"], "names": "X"}, "dismiss names nothing that has a name"),
+    ({"deny": "delete", "types": "notification", "names": "X"}, "a notification has no name"),
+    ({"deny": "all", "types": ["backup", "task"], "names": "X"}, "types: a task has no name"),
+    ({"deny": "all", "types": "backups", "names": "X"}, "backups has neither an ID nor a name"),
+    ({"deny": "all", "types": ["backup", "systeminfo"], "ids": 3}, "systeminfo has neither"),
     ({}, "either `allow` or `deny`"), ({"allow": "run", "deny": "run"}, "either `allow` or `deny`"),
     ("run", "must be a mapping"), (None, "must be a mapping"),
     ({"allow": []}, "allow must be a text"), ({"allow": None}, "allow must be a text"),
