@@ -24,7 +24,8 @@ each is translated in the one module that imports the foreign library.
 
 EXIT_CODES = {
     0: "done, or nothing to do; `commands_process`: everything is delivered, however the"
-    " commands ended; a monitor ended by its first SIGTERM",
+    " commands ended; `tasks_process`: all is done and answered that could be, whatever the answers"
+    " say; a monitor ended by its first SIGTERM",
     1: "failed, not otherwise classed: the server said no",
     2: "usage",
     3: "done with warnings, or some of several items failed, were refused or set aside",

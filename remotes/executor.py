@@ -44,6 +44,8 @@ PATIENT_LIMIT_SECONDS = 86400.0
 # A request that was cut off may still reach the server for so long.
 _ON_ITS_WAY_SECONDS = 5.0
 _ABORT_WAIT_SECONDS = 10.0
+# What the server cannot do, though it can be had, is tried again, from so often to so seldom.
+_AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 1.0, 30.0
 _RESULT_LIMIT_BYTES = 16 * 1024 * 1024
 DOUBTED = ("interrupted: the list of tasks was damaged; whether it was begun is not known, and it"
            " is not done a second time")
@@ -59,22 +61,6 @@ Step = namedtuple("Step", "state status data why error", defaults=(None, None, "
 def ended_in_error(message, **more):
     """The Step of a task that is over, and failed."""
     return Step("over", "error", {"Message": message, **more})
-
-
-def pins_of(task, server, *, with_names):
-    """[{"id", "name"}] for the resources of a task: what they are now. `server()` gives the
-    Duplicati, which is asked for the name `with_names` only, or where it is all that is said.
-    Errors: NotFoundError, RefusedError (no or two backups of that name), those of the server.
-    """
-    return [_pin(resource, server, with_names) for resource in task.resources]
-
-
-def _pin(resource, server, with_names):
-    is_backup = resource.type in ("backup", "database")
-    if not is_backup or resource.id is None or not with_names and resource.id.isdigit():
-        return {"id": resource.id, "name": None}
-    backup_id = server().find_backup(resource.id)
-    return {"id": backup_id, "name": str(server().backup(backup_id)["Backup"].get("Name"))}
 
 
 class _Follower:
@@ -101,21 +87,31 @@ class Executor:
     code), .server (a Duplicati), .was_asked_to_change.
     """
 
-    def __init__(self, performer, tasklist, *, clock=time.time):
+    def __init__(self, performer, tasklist, *, clock=time.time, monotonic=time.monotonic):
         self._performer = performer
         self._list = tasklist
         self._clock = clock
+        self._monotonic = monotonic
         self._waits = {}  # task's id -> (Wait, its Started)
         self._state = None  # the serverstate of this pass
+        self._is_there = None  # whether the server answers in this pass; None: not asked yet
+        self._again = {}  # task's id -> (when it is tried again, the pause before that, why)
+        self._began = 0.0  # when the task that is tried now was begun
         self._busy = {}  # task's id -> ID of the backup of which it has a task in Duplicati
         for task_id in tasklist.open():
             fields = tasklist.fields(task_id)
             if fields["state"] == "running" and fields.get("phase") in ("starting", "started"):
                 self._busy[task_id] = _started_of(fields).backup_id
 
+    @property
+    def base(self):
+        """The address of the Duplicati server."""
+        return self._performer.server.base
+
     def begin_pass(self):
         """What was learnt of the server's state is old now."""
         self._state = None
+        self._is_there = None
 
     def _server_state(self):
         if self._state is None:
@@ -123,9 +119,11 @@ class Executor:
         return self._state
 
     def pin(self, task, *, with_names):
-        """(what `pins_of` gives, None), or (None, the Step of a task that cannot be judged)."""
+        """(what task_calls.pins_of gives, None), or (None, the Step of a task that cannot be
+        judged)."""
         try:
-            return pins_of(task, lambda: self._performer.server, with_names=with_names), None
+            return task_calls.pins_of(task, lambda: self._performer.server,
+                                      with_names=with_names), None
         except RemotesError as error:
             if _is_for_now(error):
                 return None, self._held(task, error)
@@ -133,11 +131,17 @@ class Executor:
 
     # -- a task --------------------------------------------------------------------------
 
-    def do(self, task):
+    def do(self, task, why_not):
         """Goes on with a Task that was accepted, as far as it goes without waiting; a Step.
 
+        `why_not(task, place, pins)` is asked before each resource is begun: why the policy refuses
+        it now, or None.
         Errors: DiskFullError and SettingsError where the list cannot be written.
         """
+        self._why_not, self._began = why_not, self._monotonic()
+        again_at, _, why = self._again.get(task.task_id, (0.0, 0.0, ""))
+        if self._began < again_at:
+            return self.held(task, why)
         count = max(1, len(task.resources))
         place = self._list.fields(task.task_id).get("part", 0)
         while True:
@@ -156,8 +160,8 @@ class Executor:
 
     def forget(self, task_id):
         """What goes on in Duplicati is not this task's any more: it is over, however it ended."""
-        self._busy.pop(task_id, None)
-        self._waits.pop(task_id, None)
+        for known in (self._busy, self._waits, self._again):
+            known.pop(task_id, None)
 
     def _whole(self, task):
         """The Step over all resources of a task."""
@@ -165,7 +169,9 @@ class Executor:
         results = [fields[f"result_{place}"] for place in range(len(task.resources))]
         bad = [result for result in results if result["Status"] == "error"]
         if not bad:
-            return Step("over", "completed", {"Results": results})
+            told = [result["Data"]["Message"] for result in results if "Message" in result["Data"]]
+            return Step("over", "completed", {**({"Message": "; ".join(told)} if told else {}),
+                                              "Results": results})
         return ended_in_error(f"{len(bad)} of {len(results)} failed: "
                               f"{bad[0]['Data'].get('Message')}", Results=results)
 
@@ -187,6 +193,9 @@ class Executor:
             return ended_in_error(DOUBTED)
         if fields.get("cancelled"):
             return ended_in_error("aborted before it was begun")
+        if why := self._why_not(task, place, fields["pins"]):
+            return ended_in_error(why) if len(task.resources) > 1 \
+                else Step("over", "refused", {"Message": why})
         if task.operation == "abort":
             return self._abort(task, place)
         call = task_calls.call_of(task, place, fields["pins"])
@@ -226,7 +235,31 @@ class Executor:
         """The Step of a task that cannot be done for now; an error if that lasts too long."""
         is_locked = error.code == LOCKED or error.kind == "database_locked"
         step = self.held(task, _said(error), is_patient=is_locked or None)
-        return step if is_locked or step.state == "over" else _away(step, error)
+        if is_locked or step.state == "over":
+            return step
+        if isinstance(error, UnavailableError) and self._answers():
+            self._try_later(task, step.why)
+            return step
+        return step._replace(state="away", error=error)
+
+    def _answers(self):
+        """Whether the server can be had, though it could not do something; asked once a pass."""
+        if self._is_there is None:
+            self._state = None
+            try:
+                self._server_state()
+                self._is_there = True
+            except RemotesError:
+                self._is_there = False
+        return self._is_there
+
+    def _try_later(self, task, why):
+        """It is this task alone that the server cannot do now: it holds up no other, and not for
+        long if each try takes long."""
+        now = self._monotonic()
+        _, pause, _ = self._again.get(task.task_id, (0.0, _AGAIN_SECONDS / 2, ""))
+        pause = max(min(2 * pause, _LONGEST_AGAIN_SECONDS), 3 * (now - self._began))
+        self._again[task.task_id] = now + pause, pause, why
 
     def held(self, task, why, *, is_patient=None):
         """The Step of a task that cannot be done for now, since `why`; an error after some time:
@@ -342,6 +375,8 @@ class Executor:
             # 2.1.0.5 leaves no trace of an abort
             outcome.result, outcome.why = "aborted", "it was aborted, and left no result"
         shown = task_calls.ending_shown(started, outcome, fields.get("plan"))
+        if outcome.result == "warning":
+            shown = {"Message": f"it ended with warnings: {shown['why']}", **shown}
         if outcome.result in ("success", "warning"):
             return Step("over", "completed", shown)
         return ended_in_error(shown["why"], **shown)
@@ -353,6 +388,9 @@ class Executor:
         since servers ignore an abort of such a task, though they say OK."""
         target_id = task.resources[place].id
         target = self._list.fields(target_id)
+        if target and target.get("cancelled") and not target.get("started") \
+                and target.get("state") in ("done", "sent"):
+            return Step("over", "completed", {"task": target_id, "state": "not begun"})
         if target is None or target.get("state") not in ("fetched", "accepted", "running") \
                 or target_id == task.task_id:
             return ended_in_error(f"no task {target_id} is under way")
@@ -360,6 +398,8 @@ class Executor:
             self._list.note(target_id, cancelled=True)
         if target.get("phase") is None:
             return Step("over", "completed", {"task": target_id, "state": "not begun"})
+        if target["phase"] == "changing":
+            return ended_in_error(f"task {target_id} cannot be aborted: it is being done")
         return self._patiently(task, self._list.fields(task.task_id),
                                lambda: self._abort_running(task, target_id))
 
@@ -367,17 +407,16 @@ class Executor:
         started = _started_of(self._list.fields(target_id))
         state = self._server_state()
         active = state.get("ActiveTask") or {}
-        if started.number is not None and active.get("Item1") == started.number:
+        if started.was_there:
+            return ended_in_error(f"what task {target_id} waits for was not started by it, and goes"
+                                  " on")
+        if started.number is not None and active.get("Item1") == started.number \
+                and str(active.get("Item2")) == started.backup_id:
             self._state = None
             self._list.note(task.task_id, state="running", phase="changing")
             return self._performed(task, task_calls.abort_call(started.number,
                                                               _ABORT_WAIT_SECONDS))
         return Step("waits", why=f"for task {target_id}, which does not run yet")
-
-
-def _away(step, error):
-    """The Step of a task that is held since Duplicati cannot be had."""
-    return step._replace(state="away", error=error)
 
 
 def _started_of(fields):

@@ -338,6 +338,10 @@ class Journal:
         """
         if self._end <= self._fold_above or self.live_bytes * 2 > self._end:
             return False
+        return self.fold()
+
+    def fold(self):
+        """Writes the journal anew, without what is settled; whether that found room."""
         try:
             self._write_anew()
         except (DiskFullError, SettingsError):

@@ -22,6 +22,22 @@ _WORDS = {"--id": "ID", "--type": "Type", "--time": "Time", "--path": "Paths", "
 _WORD = re.compile(r"--[a-z_]+")
 
 
+def pins_of(task, server, *, with_names):
+    """[{"id", "name"}] for the resources of a task: what they are now. `server()` gives the
+    Duplicati, which is asked for the name `with_names` only, or where it is all that is said.
+    Errors: NotFoundError, RefusedError (no or two backups of that name), those of the server.
+    """
+    return [_pin(resource, server, with_names) for resource in task.resources]
+
+
+def _pin(resource, server, with_names):
+    is_backup = resource.type in ("backup", "database")
+    if not is_backup or resource.id is None or not with_names and resource.id.isdigit():
+        return {"id": resource.id, "name": None}
+    backup_id = server().find_backup(resource.id)
+    return {"id": backup_id, "name": str(server().backup(backup_id)["Backup"].get("Name"))}
+
+
 def call_of(task, place, pins):
     """The Call for the resource at `place` of a Task; `pins`: what its resources are."""
     resource = task.resources[place] if task.resources else None

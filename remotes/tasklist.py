@@ -36,7 +36,7 @@ _REMEMBERED_BYTES = 32 * 1024 * 1024
 _UNUSABLE = 10_000
 # A task beyond these is refused; it need not be kept to be read again.
 _TASK_CHARACTERS = 256 * 1024
-_DEPTH = 64
+_DEPTH = 96  # more than a task may be
 _ON_LIST = ("fetched", "accepted", "running", "done", "refused")
 
 
@@ -110,6 +110,12 @@ class TaskList:
         """The IDs on the list, in the order in which they came."""
         return list(self._open)
 
+    def open_elsewhere(self):
+        """The addresses of other task servers of which tasks are on the list."""
+        return sorted({server for (server, _), entry in self._journal.entries.items()
+                       if server not in (self._server, "unusable")
+                       and entry.fields.get("state") in _ON_LIST})
+
     def fields(self, task_id):
         """What is noted of a task, sent ones included: a mapping; None if it is not known."""
         entry = self._entry(task_id)
@@ -167,17 +173,23 @@ class TaskList:
         """Takes a task off the list: the server has its result.
 
         Not synced: a kill cannot undo it, and after a power cut it is sent once more. A full
-        disk does not keep it from that: it is written when there is room, or sent once more.
+        disk does not keep it from that: it is written when there is room, or sent once more. Of
+        one that `is_secret` nothing is kept but that it was sent: the file is written anew.
         """
         key = self._key(task_id)
         if key not in self._journal.entries:
             return
+        known = self._journal.entries[key].fields
         self._follow_clock()
         self._write_unwritten()
         # With the content's hash once more, should the task's first line be damaged one day.
         fields = {"state": "sent", "at": _text(self._clock()), "task": None,
-                  "sha256": self._journal.entries[key].fields.get("sha256")}
-        self._append_in_time(key, fields)
+                  "sha256": known.get("sha256"),
+                  **{name: None for name in known if name.startswith("result_")}}
+        is_secret = known.get("is_secret")
+        self._append_in_time(key, {**fields, "body": None} if is_secret else fields)
+        if is_secret and self._journal.fold():
+            self._sort()
         self._fold()
 
     def note_unusable(self, sha256):

@@ -12,25 +12,21 @@ import time
 from datetime import datetime, timezone
 
 from remotes import operations
-from remotes.errors import (
-    DiskFullError,
-    RemotesError,
-    TooLargeError,
-    UnavailableError,
-)
+from remotes.errors import DiskFullError, RemotesError
 from remotes.executor import DOUBTED, Step, ended_in_error
+from remotes.task_delivery import TaskDelivery
 
-# More are not fetched; the server keeps the others.
+# More are not fetched, nor are more entries of a list looked at; the server keeps the others.
 MOST_OPEN = 20_000
+# So many entries without a usable ID are told of, of one list.
+_MOST_LEFT_OUT = 20
 # What a turn needs at the least, for its notes and a result.
 _ROOM_BYTES = 1024 * 1024
 # Looks at what goes on: from so often to so seldom; where Duplicati is away, from the second.
 _LOOK_SECONDS, _AWAY_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.3, 2.0, 10.0
 _LONGEST_AWAY_LOOK_SECONDS = 60.0
-# An answer that the server does not take is tried again, from so often to so seldom.
-_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 60.0, 3600.0
-# After so many in a row that it does not take, no more are sent in this pass.
-_REFUSALS_IN_A_ROW = 3
+# What a report and the audit show of what the server says.
+_LONGEST_SHOWN, _LONGEST_MESSAGE, _MOST_SHOWN = 80, 500, 10
 
 
 class Report:
@@ -38,10 +34,10 @@ class Report:
 
     def __init__(self, task_id, entry, status, message, pins=None):
         self.task_id = task_id
-        self.operation = str(entry.get("Operation"))
+        self.operation = _shown(entry.get("Operation"), _LONGEST_SHOWN)
         self.status = status
-        self.message = message
-        self.pins = pins
+        self.message = _shown(message, _LONGEST_MESSAGE)
+        self.resources = _shown_resources(entry, pins)
         self.is_delivered = False
 
     def answer(self):
@@ -52,7 +48,22 @@ class Report:
     def line(self):
         """As one line for a log."""
         why = f" ({self.message})" if self.message else ""
-        return f"task {self.task_id} {self.operation}: {self.status}{why}"
+        return f"task {_shown(self.task_id, _LONGEST_SHOWN)} {self.operation}: {self.status}{why}"
+
+
+def _shown(said, longest):
+    """What a server says, as a part of a line: short, and nothing that would not be seen."""
+    text = "".join(sign if sign.isprintable() else " " for sign in str(said)[:longest + 1])
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _shown_resources(entry, pins):
+    """The resources of a task for the audit: by number and name where those were looked up."""
+    listed = pins or entry.get("Resources")
+    listed = listed if isinstance(listed, list) else []
+    return [{str(name)[:_LONGEST_SHOWN]: _shown(value, _LONGEST_SHOWN)
+             for name, value in list(one.items())[:_MOST_SHOWN] if value is not None}
+            for one in listed[:_MOST_SHOWN] if isinstance(one, dict)]
 
 
 class TasksRun:
@@ -60,13 +71,16 @@ class TasksRun:
 
     `reports` grows with each task that is over; `on_report` is called with each, `on_wait` with a
     line when tasks begin to wait for Duplicati, and when that is over. `stop_requested` is asked
-    before each task. `clock`: Unix seconds; `monotonic`: for pauses. After a turn or a look:
-    `under_way`: IDs of the tasks that are not over; `away_error`: why Duplicati cannot be had.
+    before each task, and `beat` called. `clock`: Unix seconds; `monotonic`: for pauses.
+    `kept_limit`: bytes of tasks and results over which nothing new is taken. After a turn or a
+    look: `under_way`: IDs of the tasks that are not over; `away_error`: why Duplicati cannot be
+    had.
     """
 
     def __init__(self, server, tasklist, policy, executor, audit, *, tell,
                  on_report=lambda report: None, on_wait=lambda line: None, clock=time.time,
-                 monotonic=time.monotonic, stop_requested=lambda: False):
+                 monotonic=time.monotonic, stop_requested=lambda: False, beat=lambda: None,
+                 kept_limit=64 * 1024 * 1024):
         self.reports = []
         self.under_way = []
         self._server = server
@@ -78,20 +92,19 @@ class TasksRun:
         self._on_report = on_report
         self._on_wait = on_wait
         self._clock = clock
-        self._monotonic = monotonic
         self._stop_requested = stop_requested
+        self._beat = beat
+        self._kept_limit = kept_limit
+        self._delivery = TaskDelivery(server, tasklist, tell=tell, monotonic=monotonic)
         self._tasks = {}  # task's id -> Task, of those that were accepted
-        self._told = set()  # those whose acceptance the server has heard of
-        self._retries = {}  # task's id -> (failures, when it is tried again)
+        self._told_again = set()  # IDs of which was told that they are listed again
         self._kept = {}  # task's id -> Step that found no room on the disk yet
         self._look_seconds = None
         self._was_away = False
         self._begin_pass()
 
     def _begin_pass(self):
-        self._server_error = None  # the task server cannot be had in this pass
-        self._refused_in_a_row = 0
-        self._last_error = None
+        self._delivery.begin_pass()
         self.away_error = None
         self._away = None  # why Duplicati cannot be had in this pass
         self._has_news = False
@@ -114,10 +127,10 @@ class TasksRun:
         except DiskFullError:
             raise
         except RemotesError as error:
-            failure, has_new, self._server_error = error, False, error
+            failure, has_new, self._delivery.error = error, False, error
         is_busy = self._go_through(is_turn=True) or has_new
-        if failure is not None or self._server_error is not None:
-            raise failure or self._server_error
+        if failure is not None or self._delivery.error is not None:
+            raise failure or self._delivery.error
         return is_busy
 
     def look(self):
@@ -130,24 +143,26 @@ class TasksRun:
         return self._look_seconds
 
     def undelivered(self):
-        """(how many results wait for the server, the error of the last try or None)."""
+        """(IDs of the tasks whose answers wait for the server, the last try's error or None)."""
         waiting = [task_id for task_id in self._list.open()
                    if self._list.fields(task_id)["state"] in ("done", "refused")]
-        return len(waiting), self._last_error or self._server_error
+        return waiting, self._delivery.last_error or self._delivery.error
 
     def _go_through(self, *, is_turn):
         """Goes on with each task of the list; True if there was anything to go on with."""
-        open_ids = self._list.open()
+        open_ids, over = self._list.open(), []
         self.under_way = []
         for task_id in open_ids:
             if self._stop_requested():
                 break
+            self._beat()
             state = self._list.fields(task_id)["state"]
             if state in ("done", "refused"):
-                if is_turn:
-                    self._deliver(task_id)
-                continue
-            self._go_on(task_id, state)
+                over.append(task_id)
+            else:
+                self._go_on(task_id, state)
+        if is_turn and not self._stop_requested():
+            self._delivery.deliver_kept(over)
         self._tell_of_duplicati()
         self._set_next_look()
         return bool(open_ids)
@@ -175,21 +190,39 @@ class TasksRun:
         """Puts what the server has for this host on the list; whether there was anything."""
         if not self._server.has_tasks():
             return False
+        self._require_place()
         entries = self._server.fetch()
-        number = len(self._list.open())
-        for entry in entries:
+        number, left_out = len(self._list.open()), 0
+        for entry in entries[:MOST_OPEN]:
+            if number >= MOST_OPEN or self._is_full():
+                break
+            self._beat()
             task_id = operations.task_id(entry)
             if task_id is None:
-                self._leave_out(entry)
-            elif number < MOST_OPEN:
+                left_out += self._leave_out(entry, left_out)
+            else:
                 number += self._take(task_id, entry)
+        if left_out > _MOST_LEFT_OUT:
+            self._tell(f"{left_out} tasks without a usable ID are left out")
         self._list.sync()
         return bool(entries)
 
-    def _leave_out(self, entry):
-        """An entry without a usable ID cannot be answered: it is told, once."""
-        if self._list.note_unusable(operations.content_hash(entry)):
-            self._tell(f"a task without a usable ID is left out: {entry!r:.120}")
+    def _is_full(self):
+        return self._list.live_bytes > self._kept_limit
+
+    def _require_place(self):
+        if self._is_full():
+            raise RemotesError(
+                f"{self._list.path} is full ({self._list.live_bytes:,} bytes of tasks, and of"
+                " results that are not delivered): nothing new is fetched")
+
+    def _leave_out(self, entry, number):
+        """An entry without a usable ID cannot be answered: it is told, once. 1 if it is new."""
+        is_new = self._list.note_unusable(operations.content_hash(entry))
+        if is_new and number < _MOST_LEFT_OUT:
+            shown = _shown(f"{entry!r:.120}", 120)
+            self._tell(f"a task without a usable ID is left out: {shown}")
+        return int(is_new)
 
     def _take(self, task_id, entry):
         """Takes one task that the server lists; 1 if it is new here, else 0."""
@@ -197,16 +230,27 @@ class TasksRun:
         fields = self._list.fields(task_id)
         kept = operations.keepable(entry)
         if fields is not None and fields["state"] != "sent":
-            self._told.discard(task_id)  # it lists what it was told of: it is told again
+            self._delivery.is_listed(task_id)
             return 0
         if self._list.former(task_id, sha256):
-            self._tell(f"task {task_id} is listed again: it gets its former result")
-            self._list.note(task_id, sync=False, state="done")
+            self._answer_again(task_id)
             return 1
         why = operations.examine(entry, self._now())[1] if kept is not entry else None
         self._list.note(task_id, sync=False, state="fetched", task=kept, sha256=sha256,
                         **({"unfit": why} if why else {}))
         return 1
+
+    def _answer_again(self, task_id):
+        """The server has lost the result of a task, or lists it by mistake: nothing is done."""
+        if task_id not in self._told_again:
+            self._told_again.add(task_id)
+            self._tell(f"task {_shown(task_id, _LONGEST_SHOWN)} is listed again: it gets its former"
+                       " result")
+        if self._list.result(task_id) is not None:
+            self._list.note(task_id, sync=False, state="done")
+            return
+        self._list.finish(task_id, "error", {"Message": "it was done and answered before; the"
+                                             " answer held secrets, and is not kept"})
 
     # -- one task ----------------------------------------------------------------------------
 
@@ -263,8 +307,13 @@ class TasksRun:
             return step
         if self._policy.needs_names and (refusal := self._refused(task, pins)):
             return refusal
+        named = [(resource.type, pin["id"]) for resource, pin in zip(task.resources, pins)]
+        if len(set(named)) < len(named):
+            return _refusal("a resource is named twice, by its number and by its name")
         is_long = task.kind.manner == "background"
-        self._list.note(task_id, sync=is_long, state="accepted", pins=pins, held_since=None)
+        self._list.note(task_id, sync=is_long, state="accepted", pins=pins, held_since=None,
+                        duplicati=self._executor.base,
+                        **({"is_secret": True} if _holds_secrets(task) else {}))
         self._tasks[task_id] = task
         return None
 
@@ -282,31 +331,30 @@ class TasksRun:
             task = self._task(task_id)
         except _NotATaskError as error:
             return ended_in_error(str(error))
+        if fields.get("duplicati") not in (None, self._executor.base):
+            return ended_in_error(f"it was accepted for {fields['duplicati']}, and the client is"
+                                  f" logged into {self._executor.base} now")
         if task.kind.manner == "background":
-            self._tell_accepted(task_id)
+            self._delivery.tell_accepted(task_id)
         if self._away and task.operation != "abort":
             return self._executor.held(task, self._away)
-        phase = fields.get("phase")
-        step = self._executor.do(task)
-        self._has_news |= step.state == "over" or self._list.fields(task_id).get("phase") != phase
+        if fields.get("phase") is None and self._is_full():
+            return Step("waits", why="the list is full")
+        step = self._executor.do(task, self._why_not)
+        self._has_news |= step.state == "over" \
+            or self._list.fields(task_id).get("phase") != fields.get("phase")
         return step
 
-    def _tell_accepted(self, task_id):
-        if task_id in self._told or self._server_error is not None:
-            return
-        try:
-            self._server.post(task_id, {"ID": task_id, "Status": "accepted"})
-        except RemotesError as error:
-            if not _is_of_one_answer(error):
-                self._server_error = error
-        self._told.add(task_id)  # what matters is how it ends
+    def _why_not(self, task, place, pins):
+        """Why the policy refuses now what it allowed when the task came; None if it does not."""
+        verdict = list(verdicts(self._policy, task, pins, self._clock()))[place]
+        return None if verdict.is_allowed else verdict.message
 
     # -- what is over --------------------------------------------------------------------------
 
     def _finish(self, task_id, step):
         """Keeps the result of a task that is over, tells of it, and delivers it."""
-        entry = self._list.fields(task_id)["task"]
-        message = step.data.get("Message", "") if step.status != "completed" else ""
+        fields = self._list.fields(task_id)
         try:
             self._list.finish(task_id, step.status, step.data,
                               state="refused" if step.status == "refused" else "done")
@@ -317,57 +365,19 @@ class TasksRun:
         self._kept.pop(task_id, None)
         self._tasks.pop(task_id, None)
         self._executor.forget(task_id)
-        pins = self._list.fields(task_id).get("pins")
-        report = Report(task_id, entry, step.status, message, pins)
+        report = Report(task_id, fields.get("task") or {}, step.status,
+                        step.data.get("Message") or "", fields.get("pins"))
         self.reports.append(report)
         self._audit.note(kind="task", server=self._server.base, id=task_id,
-                         operation=report.operation, resources=pins or entry.get("Resources"),
-                         status=step.status, **({"message": message} if message else {}))
-        report.is_delivered = self._deliver(task_id)
+                         operation=report.operation, resources=report.resources,
+                         status=step.status, **({"message": report.message}
+                                                if report.message else {}))
+        report.is_delivered = self._delivery.deliver(task_id)
         self._on_report(report)
-
-    def _deliver(self, task_id):
-        """Sends the result of a task; True if the server has it now."""
-        _, again_at = self._retries.get(task_id, (0, 0.0))
-        if self._server_error is not None or self._monotonic() < again_at:
-            return False
-        document = self._list.result(task_id)
-        try:
-            self._post(task_id, document)
-        except RemotesError as error:
-            self._not_taken(task_id, error)
-            return False
-        self._refused_in_a_row = 0
-        self._retries.pop(task_id, None)
-        self._told.discard(task_id)
-        self._list.sent(task_id)
-        return True
-
-    def _post(self, task_id, document):
-        try:
-            self._server.post(task_id, document)
-        except TooLargeError as error:
-            short = {"Message": f"the result is too large for the server, and is left out: {error}"}
-            self._server.post(task_id, {**document, "Data": short})
-
-    def _not_taken(self, task_id, error):
-        """Notes that an answer was not taken: whether that is the server's or this one's fault."""
-        self._last_error = error
-        is_its_own = _is_of_one_answer(error)
-        self._refused_in_a_row += 1
-        if not is_its_own or self._refused_in_a_row >= _REFUSALS_IN_A_ROW:
-            self._server_error = error
-        if not is_its_own:
-            return
-        failures, _ = self._retries.get(task_id, (0, 0.0))
-        pause = min(_RETRY_SECONDS * 2.0 ** min(failures, 16), _LONGEST_RETRY_SECONDS)
-        self._retries[task_id] = failures + 1, self._monotonic() + pause
-        if failures == 0:
-            self._tell(f"an answer to task {task_id} is not taken, and kept: {error}")
 
 
 def verdicts(policy, task, pins, now):
-    """The policy's Verdict on each resource of a Task, known as `pins` (executor.pins_of), or by
+    """The policy's Verdict on each resource of a Task, known as `pins` (task_calls.pins_of), or by
     what the task says. `now`: Unix seconds.
     """
     for place, resource in enumerate(task.resources or [None]):
@@ -378,12 +388,9 @@ def verdicts(policy, task, pins, now):
             datetime.fromtimestamp(now), bool(task.fields.get("Passwords")))
 
 
-def _is_of_one_answer(error):
-    """Whether an answer may have failed for what it is, and others may be taken. So may one that
-    is forbidden: a login that is refused as a whole gets no list either.
-    """
-    return not isinstance(error, UnavailableError) \
-        or error.kind in ("server_error", "busy", "proxy_page")
+def _holds_secrets(task):
+    """Whether a Task, or what comes of it, may hold secrets that are not masked."""
+    return bool(task.fields.get("Passwords")) or task.operation in ("edit", "create", "update")
 
 
 class _NotATaskError(Exception):

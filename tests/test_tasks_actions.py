@@ -77,9 +77,9 @@ def test_address_token_and_certificate_are_kept(play, operator, serve_tasks, tmp
         assert "tasks" not in host.document()
     token_file.write_text(TOKEN + "\n")
     result = host.inside("tasks_status", *words, f"--tasks_token_file={token_file}")
-    assert (0, server.url, True, {"path": str(host.folder / "task-list.yml")}) == (
-        result.code, *(result.answer[name] for name in ("url", "has_tasks", "list")))
-    assert {"url": words[0].partition("=")[2], "token_file": str(token_file),
+    assert (0, server.url, True, str(host.folder / "task-list.yml"), []) == (
+        result.code, *(result.answer[name] for name in ("url", "has_tasks", "list", "tasks")))
+    assert {"url": server.url, "token_file": str(token_file),
             "ca_file": other.ca_file} == host.document()["tasks"]
     assert TOKEN not in host.settings.read_text()
     result = host.inside("tasks_process")
@@ -220,7 +220,9 @@ def test_a_result_that_is_not_taken_is_told_and_kept(at_work, status, code):
     (report,) = result.answer["tasks"]
     assert (code, "completed", False) == (result.code, report["status"], report["delivered"])
     assert f" answers {status}" in result.answer["message"]
-    assert {"path", "done"} == set(host.inside("tasks_status").answer["list"])
+    (row,) = host.inside("tasks_status").answer["tasks"]
+    assert (1, "status", "done", 1) == tuple(
+        row[name] for name in ("id", "operation", "state", "not_taken"))
     server.fault = None
     assert 0 == host.inside("tasks_process").code
     assert [(1, "completed")] == [(one["ID"], one["Status"]) for one in server.state.posts()]

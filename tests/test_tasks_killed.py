@@ -107,7 +107,7 @@ class Scene:
         status, _ = clients.ended()
         assert 0 == status, (self.host.folder / "output").read_text()
         answer = self.host.inside("tasks_status").answer
-        assert (False, ["path"]) == (answer["has_tasks"], list(answer["list"]))
+        assert (False, []) == (answer["has_tasks"], answer["tasks"])
 
     @contextlib.contextmanager
     def daemon(self):

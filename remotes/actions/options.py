@@ -39,7 +39,7 @@ OPTIONS = {option.name: option for option in (
     Option("splay", "seconds", "wait at random up to so many seconds before a turn", 0.0),
     Option("grace", "seconds", "how long a running command may still take after SIGTERM", 30.0),
     Option("output_limit", "size", "most bytes of a command's output that are sent", 512 * 1024),
-    Option("journal_limit", "size", "bytes of undelivered results over which nothing new is run",
+    Option("journal_limit", "size", "bytes of undelivered results over which nothing new is done",
            64 * 1024 * 1024),
     Option("lock_wait", "seconds", "how long to wait for another run to end", 0.0),
     Option("server", "text", "which Duplicati server: the name that its login gave it", "default"),
@@ -327,8 +327,10 @@ class Values:
         """Whether a person has said it: on the command line, in environment or config."""
         return self.lookup(name)[1] in ("command line", "environment", "config")
 
-    def token(self, name="token"):
-        """The token of an option: as it stands, or from its file, where it is said first."""
+    def token(self, name="token", *, with_kept=True):
+        """The token of an option: as it stands, or from its file, where it is said first; else
+        from the file that the settings keep, `with_kept`.
+        """
         for source, values in self.layers:
             if values.get(name):
                 return _checked_secret(values[name], f"the {_spelt(name)} ({source})")
@@ -338,7 +340,7 @@ class Values:
                 path, what = values[f"{name}_file"], _spelt(name)
                 return _checked_secret(read_secret(path, what).strip(), f"the {what} file {path}")
         kept = OPTIONS.get(f"{name}_file")
-        if kept is not None and kept.setting and (path := self._kept(*kept.setting)):
+        if with_kept and kept is not None and kept.setting and (path := self._kept(*kept.setting)):
             from remotes.files import read_secret
 
             what = _spelt(name)

@@ -25,18 +25,20 @@ _KEPT_OPTIONS = {"tasks_url": "url", "tasks_token_file": "token_file",
 def tasks_status(context):
     with contextlib.closing(_server(context)) as server:
         has_tasks = server.has_tasks()
-        _keep(context)
-    return Reply({"status": "OK", "url": server.base, "has_tasks": has_tasks,
-                  "list": _list_status(context, server)})
+        _keep(context, server)
+        with _list(context, server.base, for_reading=True) as tasklist:
+            rows = [_standing(task_id, tasklist.fields(task_id)) for task_id in tasklist.open()]
+            path = tasklist.path
+    return Reply({"status": "OK", "url": server.base, "has_tasks": has_tasks, "list": path,
+                  "tasks": rows})
 
 
-def _list_status(context, server):
-    """How many tasks of the server are on the local list, by state."""
-    from collections import Counter
-
-    with _list(context, server.base, for_reading=True) as tasklist:
-        states = Counter(tasklist.fields(task_id)["state"] for task_id in tasklist.open())
-        return {"path": tasklist.path, **states}
+def _standing(task_id, fields):
+    """Where a task of the local list stands, for people."""
+    task, started = fields.get("task") or {}, fields.get("started") or {}
+    return {"id": task_id, "operation": task.get("Operation"), "state": fields["state"],
+            "since": fields.get("at"), "backup": started.get("name"), "task": started.get("number"),
+            "not_taken": fields.get("failures")}
 
 
 def tasks_list(context):
@@ -48,7 +50,7 @@ def tasks_list(context):
     policy = _policy(context)
     with contextlib.closing(_server(context)) as server:
         entries = server.fetch()
-        _keep(context)
+        _keep(context, server)
         judge = _Judge(context, policy)
         with _list(context, server.base, for_reading=True) as tasklist, contextlib.closing(judge):
             rows = [_row(judge, tasklist, entry, datetime.now(timezone.utc),
@@ -84,7 +86,7 @@ class _Judge:
 
     def verdict(self, task):
         """("accepted" or "refused" or "unclear", why) for a Task."""
-        from remotes.executor import pins_of
+        from remotes.task_calls import pins_of
         from remotes.tasks import verdicts
 
         try:
@@ -134,6 +136,8 @@ def _asked(context, policy, kind, passwords, thing):
     if type_ is not None and type_ not in kind.types:
         raise UsageError(f"--type of {kind.name} must be one of {', '.join(kind.types)}"
                          if kind.types else f"{kind.name} takes no --type")
+    if thing is not None and kind.wants in ("none", "type"):
+        raise UsageError(f"{kind.name} takes no --id")
     if type_ is None and len(kind.types) == 1:
         type_ = kind.types[0]
     ids, name = (() if thing is None else (thing,)), None
@@ -172,14 +176,16 @@ def _wait(context, world):
     while (pause := world.run.next_look()) is not None:
         left = pause if deadline is None else deadline - time.monotonic()
         if left <= 0:
-            raise WaitTimeoutError(f"{_counted(world.run.under_way)} not over after {seconds:g} s;"
-                                   " they go on, and the next turn looks at them")
+            if world.run.away_error is not None:
+                raise world.run.away_error
+            raise WaitTimeoutError(f"{_counted(world.run.under_way, 'task')} not over after"
+                                   f" {seconds:g} s; the next turn goes on with what is left")
         time.sleep(min(pause, left))
         world.run.look()
 
 
-def _counted(ids):
-    return "1 task is" if len(ids) == 1 else f"{len(ids)} tasks are"
+def _counted(things, what):
+    return f"1 {what} is" if len(things) == 1 else f"{len(things)} {what}s are"
 
 
 @contextlib.contextmanager
@@ -198,12 +204,14 @@ def _document(world):
 
 
 def _reply(world):
-    count, error = world.run.undelivered()
-    if count and isinstance(error, LoginError):
+    kept, error = world.run.undelivered()
+    if kept and isinstance(error, LoginError):
         raise error
-    if count:
-        raise UnavailableError(f"{count} results are kept, since the task server did not take them:"
-                               f" {error or 'they were tried a moment ago'}", kind="not_delivered")
+    if kept:
+        raise UnavailableError(
+            f"{_counted(kept, 'result')} kept, since the task server does not take"
+            f" {'it' if len(kept) == 1 else 'them'}: {error or 'it was asked a moment ago'}",
+            kind="not_delivered")
     if world.run.away_error is not None:
         raise world.run.away_error
     return Reply({"status": "OK", **_document(world)})
@@ -324,13 +332,18 @@ class _World:
             performer = opened.enter_context(contextlib.closing(Performer(context)))
             performer.server  # noqa: B018  (without a login nothing is fetched: 78)
             tasklist = opened.enter_context(_list(context, server.base))
+            if others := tasklist.open_elsewhere():
+                context.tell("tasks of another task server are open, and are answered when"
+                             f" --tasks_url names it again: {', '.join(others)}")
             self.run = tasks.TasksRun(
-                _Keeping(server, lambda: _keep(context)), tasklist, policy,
+                _Keeping(server, lambda: _keep(context, server)), tasklist, policy,
                 executor.Executor(performer, tasklist),
                 audit.Audit(context.settings.beside("audit.jsonl"), tell=context.tell),
                 tell=context.tell, on_report=self._report,
                 on_wait=context.tell if stop else context.verbose,
-                stop_requested=(lambda: stop.requested) if stop else (lambda: False))
+                stop_requested=(lambda: stop.requested) if stop else (lambda: False),
+                beat=stop.beat if stop else (lambda: None),
+                kept_limit=context.values["journal_limit"])
             self._open = opened.pop_all()
 
     def close(self):
@@ -364,27 +377,38 @@ class _Keeping:
 
 
 def _server(context):
-    from remotes.taskserver import TaskServer
+    from remotes.taskserver import TaskServer, normalize
 
-    url = context.values["tasks_url"]
+    values, settings = context.values, context.settings
+    url = values["tasks_url"]
     if url is None:
-        raise SettingsError(f"{context.settings.path} names no task server: say it once with"
-                            " --tasks_url, in --action=tasks_status for one")
-    values = context.values
-    # What is kept of the Duplicati server is not for this one.
-    files = {name: values[name] if values.is_given(name) else context.settings.get("tasks", name)
-             for name in CERTIFICATE_FILES}
-    return TaskServer(context.transport(files=files), url, values.token("tasks_token"))
+        raise SettingsError(f"{settings.path} names no task server: say it once with --tasks_url,"
+                            " in --action=tasks_status for one")
+    # What is kept of another server, or of the Duplicati server, is not for this one.
+    kept = settings.get("tasks", "url")
+    is_other = kept is not None and normalize(kept) != normalize(url)
+    files = {name: values[name] if values.is_given(name) else None if is_other
+             else settings.get("tasks", name) for name in CERTIFICATE_FILES}
+    token = values.token("tasks_token", with_kept=not is_other)
+    return TaskServer(context.transport(files=files), url, token)
 
 
-def _keep(context):
+def _keep(context, server):
     """Keeps the address of the task server, and where its token is."""
-    values = context.values
+    from remotes.taskserver import normalize
+
+    values, former = context.values, context.settings.get("tasks", "url")
     found = {kept: values[name] for name, kept in _KEPT_OPTIONS.items() if values.is_given(name)}
-    if all(context.settings.get("tasks", name) == value for name, value in found.items()):
+    is_other = former is None or normalize(former) != server.base
+    if not is_other and all(context.settings.get("tasks", name) == value
+                            for name, value in found.items() if name != "url"):
         return
     with context.settings.changing() as document:
-        document.setdefault("tasks", {}).update(found)
+        kept = document.setdefault("tasks", {})
+        if is_other:
+            for name in _KEPT_OPTIONS.values():
+                kept.pop(name, None)
+        kept.update({**found, "url": server.base})
 
 
 def _policy(context):
@@ -411,7 +435,7 @@ def _list(context, server, *, for_reading=False):
         yield tasklist
 
 
-_RUN = (*_SERVER, "lock_wait", *SESSION)
+_RUN = (*_SERVER, "lock_wait", "journal_limit", *SESSION)
 ACTIONS = (
     Action("tasks_status", "ask the task server whether there are tasks, and keep its address",
            TASKS, (), _SERVER, tasks_status),
