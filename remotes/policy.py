@@ -2,9 +2,11 @@
 
 Guards: that the first rule that matches decides, and the table of operations where none does;
 that passwords leave only by a rule of their own; that a slip in a rule (a name that is not
-known, a rule that could never match) is an error and not a rule that is passed over; that
-nobody but the owner can write the rules. Leaves alone: reading the config (options), what a
-task is (operations), and the names of backups, which the caller looks up.
+known, a rule that could never match) is an error and not a rule that is passed over; that a
+rule that denies knows a name however it is written (capitals, forms of Unicode, spaces around
+it), and one that allows only as it stands; that nobody but the owner can write the rules.
+Leaves alone: reading the config (options), what a task is (operations), and the names of
+backups, which the caller looks up.
 
 Source: protocol page of the task server, "Policy".
 """
@@ -30,7 +32,7 @@ _WHOLE = tuple(one for kind in OPERATIONS.values() if kind.wants == "type" for o
 
 # `words`: what it says of which operations ("deny delete"). `operations`: their names. `types`,
 # `ids`, `names`: texts, None if it does not look at them. `hours`: (first minute of the day, minute
-# after the last), or None.
+# after the last), or None. `names` of a rule that denies are folded.
 Rule = namedtuple("Rule", "number words is_allowing operations types ids names hours reason")
 
 
@@ -103,7 +105,7 @@ class Policy:
             if operation in rule.operations \
                     and (rule.types is None or type in rule.types) \
                     and (rule.ids is None or not rule.ids.isdisjoint(ids)) \
-                    and (rule.names is None or name in rule.names) \
+                    and (rule.names is None or _names(rule, name)) \
                     and (rule.hours is None or _is_within(minute, *rule.hours)):
                 return rule
         return None
@@ -111,6 +113,19 @@ class Policy:
 
 def _by(rule):
     return Verdict(rule.is_allowing, f"rule {rule.number} ({rule.words})", rule.reason)
+
+
+def _names(rule, name):
+    """Whether it names `name`: as it stands to allow, in any form to deny."""
+    return (name if rule.is_allowing or name is None else _folded(name)) in rule.names
+
+
+def _folded(name):
+    """A name as one compares it who reads it: "STRASSE " is "Straße"."""
+    import unicodedata
+
+    text = unicodedata.normalize("NFKC", name).casefold()
+    return unicodedata.normalize("NFKC", text).strip()
 
 
 def _is_within(minute, first, after):
@@ -168,6 +183,8 @@ def _rule(said, number, place):
     ids = _texts(said, "ids", place, numbers=True)
     names = _texts(said, "names", place)
     _check_reach(named, types, ids, names, place)
+    if names is not None and verb == "deny":
+        names = map(_folded, names)
     return Rule(number, f"{verb} {', '.join(named)}", verb == "allow", frozenset(operations),
                 _set(types), _set(ids and map(_id_text, ids)), _set(names), _hours(said, place),
                 _reason(said, place))

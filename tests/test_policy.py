@@ -91,6 +91,20 @@ def test_a_rule_matches_by_all_that_it_gives(rule, matching, other):
     assert (not rule) == judge(host_policy, "delete", **other).is_allowed
 
 
+@pytest.mark.parametrize("name", [
+    "Caf\u00e9", "Cafe\u0301", "caf\u00e9", "CAFE\u0301", " Caf\u00e9\t", "\uff23af\u00e9\u00a0",
+], ids=ascii)
+def test_a_name_is_denied_however_it_is_written_and_allowed_as_it_stands(name):
+    """Else what is called nearly the same slips by the one, and is let in by the other."""
+    for said in ("Caf\u00e9", "cafe\u0301 "):
+        deny = rules({"deny": "run", "names": ["Docs", said]})
+        assert not judge(deny, "run", name=name).is_allowed
+        assert judge(deny, "run", name="Cafe").is_allowed
+        assert judge(deny, "run", name=None).is_allowed
+        allow = rules({"allow": "edit", "names": said})
+        assert (name == said) == judge(allow, "edit", name=name).is_allowed
+
+
 @pytest.mark.parametrize("hours, inside, outside", [
     ("22:00-06:00", ["22:00:00", "23:59:59", "00:00:00", "05:59:59"],
      ["21:59:59", "06:00:00", "12:00:00"]),
