@@ -91,13 +91,18 @@ class Policy:
             found = Verdict(True, BY_DEFAULT, "")
         else:
             found = Verdict(False, BY_DEFAULT, f"{operation} is refused unless a rule allows it")
-        if not passwords or not found.is_allowed:
+        return self._with_passwords(found, where) if passwords else found
+
+    def _with_passwords(self, found, where):
+        """The Verdict on an export with passwords, of which `found` is that on the export."""
+        if not found.is_allowed and found.rule != BY_DEFAULT:
             return found
         rule = self._first(PASSWORDS, *where)
         if rule is not None:
-            return _by(rule)
+            return _by(rule) if found.is_allowed or not rule.is_allowing else found
         return Verdict(False, BY_DEFAULT,
-                       f"passwords are refused unless a rule allows {PASSWORDS}")
+                       f"passwords are refused unless a rule allows {PASSWORDS}" if found.is_allowed
+                       else f"{PASSWORDS} is refused unless a rule allows it, and so is export")
 
     def _first(self, operation, type, ids, name, minute):
         """The first rule that matches, or None."""

@@ -153,7 +153,9 @@ def test_a_rule_that_can_match_is_taken(rule):
 
 
 @pytest.mark.parametrize("listed, is_allowed, message", [
-    ([], False, "refused by default: export is refused unless a rule allows it"),
+    ([], False, "refused by default: export_passwords is refused unless a rule allows it, and so"
+                " is export"),
+    ([{"deny": "export_passwords"}], False, "refused by rule 1 (deny export_passwords)"),
     ([{"allow": "all"}], False,
      "refused by default: passwords are refused unless a rule allows export_passwords"),
     ([{"allow": "export_passwords"}], False,
