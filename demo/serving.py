@@ -175,11 +175,19 @@ def check_address(parser: argparse.ArgumentParser, arguments: argparse.Namespace
 
 
 def tls_context(arguments: argparse.Namespace) -> ssl.SSLContext | None:
-    """For the certificate of the arguments, if they name one. OSError if it cannot be read."""
+    """For the certificate of the arguments, if they name one. OSError, with the name of the file,
+    if it cannot be read, or is none."""
     if not arguments.certificate:
         return None
+    files = [name for name in (arguments.certificate, arguments.key) if name]
+    for name in files:
+        Path(name).open("rb").close()  # what cannot be read ssl does not call by its name
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(arguments.certificate, arguments.key)
+    try:
+        context.load_cert_chain(arguments.certificate, arguments.key)
+    except ssl.SSLError as error:
+        raise OSError(error.errno, f"not a certificate with its key: {error}",
+                      " and ".join(files)) from error
     return context
 
 
@@ -202,8 +210,10 @@ def serve(open_server: Callable[[], LoopbackServer], line: str, site: Path, plac
     try:
         server = open_server()
     except (SiteError, OSError, sqlite3.Error) as error:
-        where = site if isinstance(error, SiteError) else f"at {place}"
-        print(f"The server cannot start: {where}: {error}", file=sys.stderr)
+        where, what = site if isinstance(error, SiteError) else f"at {place}", error
+        if isinstance(error, OSError) and error.filename is not None:
+            where, what = error.filename, error.strerror
+        print(f"The server cannot start: {where}: {what}", file=sys.stderr)
         return 1
     try:
         print(f"{line} at {server.url}", flush=True)

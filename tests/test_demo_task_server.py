@@ -544,12 +544,16 @@ def test_what_was_received_is_there_after_a_kill(start_program, tmp_path):
 
 
 def test_the_program_says_in_one_line_why_it_does_not_start(tmp_path):
-    """A mistake in its task file, with the line; an address that others can reach."""
+    """A mistake in its task file, with the line; an address that others can reach; a file."""
     path = tmp_path / "tasks.yml"
     path.write_text("tasks:\n- ID: 1\n")
+    missing = tmp_path / "nope.pem"
     for words, told in (((f"--tasks={path}",), f"{path}: line 2: a task needs an Operation"),
                         (("--bind=0.0.0.0",), "its page needs a token"),
-                        ((f"--tasks={tmp_path / 'none.yml'}",), "No such file")):
+                        ((f"--tasks={tmp_path / 'none.yml'}",), "No such file"),
+                        ((f"--certificate={missing}",), f"start: {missing}: No such file"),
+                        ((f"--certificate={path}", f"--key={missing}"), f"start: {missing}: No "),
+                        ((f"--certificate={path}",), f"start: {path}: not a certificate")):
         ended = subprocess.run([sys.executable, PROJECT / "demo" / "task_server.py", "--port=0",
                                 *words], capture_output=True, text=True, timeout=60, check=False)
         assert (1, 1, True) == (ended.returncode, ended.stderr.count("\n"), told in ended.stderr)
