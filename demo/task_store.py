@@ -1,16 +1,19 @@
 """What a task server keeps, in SQLite: tasks, which state each is in, every result that came.
 
 Guards: that what `post` has returned for is on the disk, synced, whatever becomes of the process
-or the machine; that the first final result of a task stays, and each further one is kept beside
-it; that a task that a host has fetched is not changed under it. Leaves alone: whose token it is
-(task_server.py), where tasks come from (task_files.py).
+or the machine; that no other user of the machine can read it; that the first final result of a
+task stays, and each further one is kept beside it; that a task that a host has fetched is not
+changed under it. Leaves alone: whose token it is (task_server.py), where tasks come from
+(task_files.py).
 
 A task is known by its host and `key`, the JSON of its ID: 1 and "1" are two. Where an ID comes
 again with other content, once its task has ended, it is a new task and the former stays.
 """
 import contextlib
 import json
+import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime, timezone
@@ -83,14 +86,41 @@ def _message(result: dict) -> str | None:
     return message if len(message) <= MESSAGE_CHARACTERS else message[:MESSAGE_CHARACTERS] + "…"
 
 
+def _keep_private(database: str) -> None:
+    """Make the file of a database, if it is missing, so that only its owner can read it, and take
+    from others what they may do with one that is there. Raises OSError.
+
+    Tasks and results are nobody else's. What SQLite puts beside the file has the same rights.
+    """
+    if os.name != "posix" or database in (":memory:", ""):
+        return
+    path = os.path.realpath(database)  # where SQLite puts what goes beside it
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass  # to open and close it would end the locks of another Store of this process
+    else:
+        try:
+            os.fchmod(descriptor, 0o600)  # a umask can have taken rights from the owner, too
+        finally:
+            os.close(descriptor)
+    for name in (path, *(path + ending for ending in ("-wal", "-shm", "-journal"))):
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(name).st_mode
+            if stat.S_ISREG(mode) and mode & 0o077:
+                os.chmod(name, mode & 0o700)
+
+
 class Store:
     """The database; can be used from several threads. `clock` gives an aware datetime.
     All methods raise sqlite3.Error, and then nothing has changed."""
 
     def __init__(self, database: str = ":memory:", clock: Callable[[], datetime] | None = None):
-        """`database`: a file, made if it is missing."""
+        """`database`: a file, made if it is missing, which others cannot read. Raises OSError,
+        too."""
         self._clock = clock or (lambda: datetime.now(timezone.utc))
         self._lock = threading.Lock()
+        _keep_private(database)
         # Without isolation a transaction begins where it says BEGIN, and nowhere else.
         self._database = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
         self._database.row_factory = sqlite3.Row

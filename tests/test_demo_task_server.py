@@ -291,7 +291,8 @@ def test_a_mistake_in_a_file_holds_up_the_host_of_that_file_only(serve_tasks, tm
         assert [str(tmp_path / "web1.yml")] == list(server.state.files.faults)
         assert reason in Seen(call(server, "GET", "")[2]).text
         assert reason in lines[-1] and lines[-1].endswith("the former tasks stay")
-    assert 3 == len(lines)
+    write_host(tmp_path, "db1", RUN)
+    assert ([2], 3) == (listed(server, TOKENS["db1"]), len(lines))
     write_host(tmp_path, "web1", RUN)
     assert ([2], {}) == (listed(server, TOKENS["web1"]), server.state.files.faults)
 
@@ -541,6 +542,34 @@ def test_what_was_received_is_there_after_a_kill(start_program, tmp_path):
         found["State"], [one["Result"]["Status"] for one in found["Results"]])
     process.terminate()
     assert 0 == process.wait(30)
+
+
+def test_the_database_is_its_owners_from_its_first_byte(tmp_path):
+    """Whatever the umask; one that others could read is narrowed, and what is beside it."""
+    code = """if True:
+        import os, sys
+        from demo.task_server import State
+        database = sys.argv[1]
+        def tell():
+            print(*sorted(oct(entry.stat().st_mode & 0o777)
+                          for entry in os.scandir(os.path.dirname(database))))
+        sys.addaudithook(lambda event, _: event == "sqlite3.connect" and tell())
+        os.umask(int(sys.argv[2], 8))
+        State([{"ID": 1}], database)
+        tell()
+        os._exit(0)"""
+    for umask, wider in ((0o000, False), (0o777, False), (0o000, True)):
+        folder = tmp_path / f"{umask}{wider}"
+        folder.mkdir()
+        if wider:  # as a kill left it
+            for left in (tmp_path / "0False").iterdir():
+                (folder / left.name).write_bytes(left.read_bytes())
+                (folder / left.name).chmod(0o664)
+        ended = subprocess.run([sys.executable, "-c", code, folder / "results.sqlite", oct(umask)],
+                               cwd=PROJECT, capture_output=True, text=True, check=True)
+        modes = [set(line.split()) for line in ended.stdout.splitlines()]
+        assert [{"0o600"}, {"0o600"}] == modes
+        assert 3 == len(list(folder.iterdir()))
 
 
 def test_the_program_says_in_one_line_why_it_does_not_start(tmp_path):
