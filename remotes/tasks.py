@@ -121,13 +121,13 @@ class TasksRun:
         self._begin_pass()
         self._list.require_room(_ROOM_BYTES)
         self._list.forget_old()
-        failure = None
+        failure, has_new = self._fullness(), False
         try:
-            has_new = self._fetch()
+            has_new = failure is None and self._fetch()
         except DiskFullError:
             raise
         except RemotesError as error:
-            failure, has_new, self._delivery.error = error, False, error
+            failure = self._delivery.error = error
         is_busy = self._go_through(is_turn=True) or has_new
         if failure is not None or self._delivery.error is not None:
             raise failure or self._delivery.error
@@ -190,7 +190,6 @@ class TasksRun:
         """Puts what the server has for this host on the list; whether there was anything."""
         if not self._server.has_tasks():
             return False
-        self._require_place()
         entries = self._server.fetch()
         number, left_out = len(self._list.open()), 0
         for entry in entries[:MOST_OPEN]:
@@ -210,11 +209,11 @@ class TasksRun:
     def _is_full(self):
         return self._list.live_bytes > self._kept_limit
 
-    def _require_place(self):
-        if self._is_full():
-            raise RemotesError(
-                f"{self._list.path} is full ({self._list.live_bytes:,} bytes of tasks, and of"
-                " results that are not delivered): nothing new is fetched")
+    def _fullness(self):
+        """The error where so much is kept that nothing new is fetched; None else."""
+        return RemotesError(
+            f"{self._list.path} is full ({self._list.live_bytes:,} bytes of tasks, and of results"
+            " that are not delivered): nothing new is fetched") if self._is_full() else None
 
     def _leave_out(self, entry, number):
         """An entry without a usable ID cannot be answered: it is told, once. 1 if it is new."""
