@@ -42,9 +42,13 @@ CREATE TABLE IF NOT EXISTS posts (number INTEGER PRIMARY KEY AUTOINCREMENT, task
 CREATE INDEX IF NOT EXISTS posts_task ON posts (task, became);
 CREATE INDEX IF NOT EXISTS posts_host ON posts (host);
 """
+# What was repeated after the last one that was taken: of a task that has ended, its final result;
+# that "accepted" came twice before is nothing to tell.
+COUNT = """(SELECT count(*) FROM posts WHERE task = tasks.number AND became = '{became}'
+    AND (became != 'repeated' OR tasks.state != 'accepted' AND number > (SELECT max(number)
+        FROM posts AS other WHERE other.task = tasks.number AND became = 'taken'))) AS {became}"""
 TASK = "SELECT *, " + ", ".join(
-    f"(SELECT count(*) FROM posts WHERE task = tasks.number AND became = '{became}') AS {became}"
-    for became in (REPEATED, SECOND, LATE)) + " FROM tasks"
+    COUNT.format(became=became) for became in (REPEATED, SECOND, LATE)) + " FROM tasks"
 
 
 def task_key(entry: object) -> str | None:
@@ -279,7 +283,7 @@ class Store:
     def overview(self, host: str = "", state: str = "", after: int = 0,
                  most: int = 100) -> list[sqlite3.Row]:
         """Tasks, the latest change first, of a host and in a state ("": of all); how many results
-        came beside those that count: repeated, second, late."""
+        came beside those that count: repeated (final ones), second, late."""
         return self.rows(f"{TASK} WHERE (? = '' OR host = ?) AND (? = '' OR state = ?)"
                          " ORDER BY since DESC, number DESC LIMIT ? OFFSET ?",
                          host, host, state, state, most, after)
