@@ -456,6 +456,20 @@ def test_the_page_shows_each_state_and_can_be_held_still(serve_tasks):
     assert "words of" not in call(server, "GET", "?after=200")[2]
 
 
+def test_what_a_host_says_of_a_task_is_told_however_it_ended(serve_tasks):
+    """A backup that was completed with warnings says so, too; one that says nothing shows none of
+    what it gives."""
+    server = serve_tasks(GET, RUN)
+    for identifier, content in ((1, {"result": "Success"}),
+                                (2, {"result": "Warning", "Message": "it ended with warnings"})):
+        assert 200 == post(server, identifier, "accepted")
+        result = {"ID": identifier, "Status": "completed", "Data": content}
+        assert 200 == call(server, "POST", f"api/tasks/{identifier}/result", result)[0]
+    told = [part.partition("</td>")[0]
+            for part in call(server, "GET", "")[2].split('<td data-label="Told" role="cell">')]
+    assert ["<bdi>it ended with warnings</bdi>", ""] == told[1:]
+
+
 WORDS = st.one_of(st.text(max_size=8), st.sampled_from([
     "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</title></style><b>", "]]>",
     "'", "&lt;", "\u202e", "\x00\ud800", "javascript:alert(1)"]))
