@@ -51,7 +51,8 @@ def parse_yaml(text, path):
 
     try:
         document = _load(text, yaml)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # LookupError, AttributeError: what a tag says is none, such as !!int "".
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise SettingsError(f"{path} is not valid YAML: {_place(error)}") from error
     if document is None:
         return {}

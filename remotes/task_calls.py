@@ -35,7 +35,8 @@ def _pin(resource, server, with_names):
     if not is_backup or resource.id is None or not with_names and resource.id.isdigit():
         return {"id": resource.id, "name": None}
     backup_id = server().find_backup(resource.id)
-    return {"id": backup_id, "name": str(server().backup(backup_id)["Backup"].get("Name"))}
+    name = server().backup(backup_id)["Backup"].get("Name")
+    return {"id": backup_id, "name": None if name is None else str(name)}
 
 
 def call_of(task, place, pins):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from remotes import files
 from remotes.errors import DiskFullError, LockedError, SettingsError
-from remotes.settings import Settings, default_path
+from remotes.settings import Settings, default_path, parse_yaml
 from tests import inside
 from tests.conftest import CLIENT, PROJECT, RECORDINGS, Host, site
 
@@ -426,3 +426,10 @@ def test_a_cut_ini_is_settings_or_an_error_and_never_lost(path, cut):
     except SettingsError:
         pass
     assert INI.read_bytes()[:cut] == path.read_bytes()
+
+
+def test_a_value_that_is_none_of_its_tag_is_told_like_any_mistake():
+    """YAML's own reader fails in ways of its own there."""
+    for text in (b'a: !!int ""', b"a: !!bool x", b"a: !!timestamp x", b"a: !!float x"):
+        with pytest.raises(SettingsError, match="not valid YAML"):
+            parse_yaml(text, "path")
