@@ -3,6 +3,7 @@ them, and the client as a process of its own. Nothing here replaces a part of th
 """
 
 import base64
+import contextlib
 import json
 import os
 import subprocess
@@ -68,16 +69,28 @@ class Host:
         self.environ = {**os.environ, "HOME": str(self.folder), "REMOTES_CONFIG": ""}
         for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             self.environ.pop(name, None)
+        self._processes = []
 
     def command_line(self, action, *words):
         return [*CLIENT, f"--action={action}", f"--settings={self.settings}", *words]
 
     def start(self, action, *words, **more):
         """The client as a Popen, its streams as pipes of text."""
-        return subprocess.Popen(
+        self._processes.append(subprocess.Popen(
             self.command_line(action, *words), cwd=self.folder, text=True, encoding="utf-8",
             **{"env": self.environ, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more},
-        )
+        ))
+        return self._processes[-1]
+
+    def end(self):
+        """Ends the processes that a test which failed has left: they would fail another one."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    with contextlib.suppress(BrokenPipeError):  # what it has not read
+                        stream.close()
 
     def run(self, action, *words, timeout=60, **more):
         """The client run to its end; gives a Result."""
@@ -138,10 +151,12 @@ def encrypt(public_pem, text):
 @pytest.fixture
 def enroll(tmp_path, key_pem):
     """enroll(server) -> a Host that is verified there, without a request having been made."""
+    hosts = []
 
     def make(server, folder="host"):
         private, public = key_pem
         host = Host(tmp_path / folder)
+        hosts.append(host)
         host.folder.mkdir()
         known = server.state.add_host(public)
         for name, content in (("host.key", private), ("host.pub", public)):
@@ -165,7 +180,9 @@ def enroll(tmp_path, key_pem):
         host.known = known
         return host
 
-    return make
+    yield make
+    for host in hosts:
+        host.end()
 
 
 PASSWORD = "correct-horse-of-the-tests"
@@ -249,7 +266,9 @@ def operator(tmp_path):
             host.log_in(server.url, *words)
         return host
 
-    return make
+    yield make
+    for host in hosts:
+        host.end()
 
 
 @pytest.fixture
