@@ -92,11 +92,11 @@ class State:
         """Let them go on."""
         self.engine.release_job(name)
 
-    def wait_reached(self, name: str, phase: str = MIDDLE, seconds: float = 10) -> bool:
+    def wait_reached(self, name: str, phase: str = MIDDLE, seconds: float = 60) -> bool:
         """Wait until a held task has come to where it is held; whether it has."""
         return self.engine.wait_until(lambda: (name, phase) in self.engine.reached, seconds)
 
-    def wait_idle(self, seconds: float = 10) -> bool:
+    def wait_idle(self, seconds: float = 60) -> bool:
         """Wait until nothing runs or is queued; whether that is so."""
         engine = self.engine
         return engine.wait_until(lambda: not engine.active and not engine.queue, seconds)
