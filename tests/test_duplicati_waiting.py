@@ -40,17 +40,6 @@ def meanwhile(server, steps):
     assert not thread.is_alive() and not failed, failed
 
 
-@contextlib.contextmanager
-def started(host, *words):
-    """The client as a process, which does not outlive a test that fails meanwhile: what is left
-    behind would be the failure of another one."""
-    with host.start(*words) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def the_task(result):
     """The one task of an answer."""
     (task,) = result.answer["tasks"]
@@ -140,11 +129,11 @@ def test_an_abort_from_elsewhere_is_told_by_both(play, operator, release):
     server = play(release, job("Home", seconds=0.5))
     host, other = operator(server), operator(server)
     server.state.hold("Home")
-    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
-        assert server.state.wait_reached("Home")
-        (number,) = server.state.tasks
-        aborted = other.inside("duplicati_abort", f"--task={number}")
-        out, _ = waiting.communicate(timeout=60)
+    waiting = host.start("duplicati_run", "--id=1", "--wait")
+    assert server.state.wait_reached("Home")
+    (number,) = server.state.tasks
+    aborted = other.inside("duplicati_abort", f"--task={number}")
+    out, _ = waiting.communicate(timeout=60)
     assert (0, True, "aborted") == (aborted.code, aborted.answer["changed"],
                                     the_task(aborted)["result"])
     told = json.loads(out)["tasks"][0]["result"]
@@ -158,11 +147,11 @@ def test_a_stop_leaves_a_partial_version_and_is_an_interruption(play, operator, 
     server = play(release, job("Home", seconds=0.5))
     host, other = operator(server), operator(server)
     server.state.hold("Home")
-    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
-        assert server.state.wait_reached("Home")
-        (number,) = server.state.tasks
-        assert 0 == other.inside("duplicati_abort", f"--task={number}", "--graceful").code
-        out, _ = waiting.communicate(timeout=60)
+    waiting = host.start("duplicati_run", "--id=1", "--wait")
+    assert server.state.wait_reached("Home")
+    (number,) = server.state.tasks
+    assert 0 == other.inside("duplicati_abort", f"--task={number}", "--graceful").code
+    out, _ = waiting.communicate(timeout=60)
     told = json.loads(out)["tasks"][0]["result"]
     assert (4, "unknown" if release == "2.1.0.5" else "interrupted") == (waiting.returncode, told)
 
@@ -297,21 +286,21 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(play, operator, release
     server = play(release, job("Home"))
     host = operator(server)
     server.state.hold("Home")
-    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
-        # It may be held before the client has read that it was started: only then it waits.
-        assert server.state.wait_reached("Home") and waits(server)
-        server.shutdown()
-        server.server_close()
-        assert "goes on, though" in waiting.stderr.readline()
+    waiting = host.start("duplicati_run", "--id=1", "--wait")
+    # It may be held before the client has read that it was started: only then it waits.
+    assert server.state.wait_reached("Home") and waits(server)
+    server.shutdown()
+    server.server_close()
+    assert "goes on, though" in waiting.stderr.readline()
 
-        from demo import duplicati
-        back = duplicati.make_server(server.state, server.server_address[1])
-        thread = threading.Thread(target=back.serve_forever, daemon=True)
-        thread.start()
-        server.state.release("Home")
-        out, err = waiting.communicate(timeout=60)
-        back.shutdown()
-        back.server_close()
+    from demo import duplicati
+    back = duplicati.make_server(server.state, server.server_address[1])
+    thread = threading.Thread(target=back.serve_forever, daemon=True)
+    thread.start()
+    server.state.release("Home")
+    out, err = waiting.communicate(timeout=60)
+    back.shutdown()
+    back.server_close()
     assert (0, "success") == (waiting.returncode, json.loads(out)["tasks"][0]["result"]), err
     assert "answers again" in err
 
@@ -322,11 +311,11 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_come_back(play, operator, r
     server = play(release, job("Home"))
     host = operator(server)
     server.state.hold("Home")
-    with started(host, "duplicati_run", "--id=1", "--wait") as waiting:
-        assert server.state.wait_reached("Home")
-        assert waits(server)
-        waiting.send_signal(signal.SIGINT)
-        out, err = waiting.communicate(timeout=60)
+    waiting = host.start("duplicati_run", "--id=1", "--wait")
+    assert server.state.wait_reached("Home")
+    assert waits(server)
+    waiting.send_signal(signal.SIGINT)
+    out, err = waiting.communicate(timeout=60)
     (number,) = server.state.tasks
     assert (130, number) == (waiting.returncode, json.loads(out)["tasks"][0]["task"])
     assert f"--action=duplicati_wait --task={number}" in err
@@ -397,19 +386,19 @@ def test_a_killed_server_deceives_nobody(operator, tmp_path, release, winner):
             one.log_in(f"http://127.0.0.1:{port}/")
         control(port, "/demo/hold?name=Home")
         seen = len(control(port, "/demo/requests", "GET"))
-        with started(host, "duplicati_run", "--id=Home", "--wait") as waiting:
-            assert control(port, "/demo/reached?name=Home")["reached"]
-            while not any("longpoll" in path for _, path in
-                          control(port, "/demo/requests", "GET")[seen:]):
-                assert waiting.poll() is None
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            assert "goes on, though" in waiting.stderr.readline()
-            process, _ = serve_program(tmp_path, release, port)
-            ran = other.inside("duplicati_run", f"--id={winner}", "--wait")
-            assert 0 == ran.code, ran
-            out, err = waiting.communicate(timeout=60)
+        waiting = host.start("duplicati_run", "--id=Home", "--wait")
+        assert control(port, "/demo/reached?name=Home")["reached"]
+        while not any("longpoll" in path for _, path in
+                      control(port, "/demo/requests", "GET")[seen:]):
+            assert waiting.poll() is None
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert "goes on, though" in waiting.stderr.readline()
+        process, _ = serve_program(tmp_path, release, port)
+        ran = other.inside("duplicati_run", f"--id={winner}", "--wait")
+        assert 0 == ran.code, ran
+        out, err = waiting.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
