@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import select
 
 import pytest
 
@@ -164,18 +165,19 @@ def test_the_result_is_waited_for_while_another_task_has_the_database(play, oper
 
 def test_patience_ends_also_while_the_result_cannot_be_read(play, operator):
     """124: it is over, and another task has the database; later its end can be told."""
-    server = play("today", job("Home", repair_seconds=1.5))
+    server = play("today", job("Home"))
     host, other = operator(server), operator(server)
     assert 0 == host.inside("duplicati_run", "--id=1", "--wait").code
-    server.state.engine.pause(0)
+    server.state.hold("Home", "Backup_Complete")
     number = the_task(host.inside("duplicati_run", "--id=1"))["task"]
-    behind = the_task(other.inside("duplicati_repair", "--id=1"))["task"]
-    server.state.engine.resume()
-    assert server.state.engine.wait_until(
-        lambda: server.state.tasks[behind].state == "Running", 10)
+    assert server.state.wait_reached("Home", "Backup_Complete")
+    assert 0 == other.inside("duplicati_repair", "--id=1").code
+    server.state.hold("Home")  # the run ends, and the repair stands in its middle
+    assert server.state.wait_reached("Home")
     result = host.inside("duplicati_wait", f"--task={number}", "--wait_timeout=0.4")
     assert (124, "wait_timeout") == (result.code, result.answer["kind"])
     assert "is over" in result.answer["message"]
+    server.state.release("Home")
     assert (0, "success") == ((late := host.inside("duplicati_wait", f"--task={number}")).code,
                               the_task(late)["result"])
 
@@ -231,29 +233,41 @@ def test_the_line_tells_where_a_task_stands(play, operator, release):
     asked.close()
 
 
+def drawn(leader, pattern=None):
+    """What comes to a terminal until it matches `pattern`; without one, until its end."""
+    text = b""
+    while not (pattern and re.search(pattern.encode(), text)):
+        assert select.select([leader], [], [], 60)[0], (pattern, text)
+        try:
+            block = os.read(leader, 65536)
+        except OSError:  # how a terminal ends on Linux
+            block = b""
+        assert block or not pattern, (pattern, text)
+        if not block:
+            break
+        text += block
+    return text.decode("utf-8", "replace")
+
+
 @ALL
 def test_a_bar_moves_on_a_terminal_and_vanishes(play, operator, release):
     """On stderr, and stdout holds the answer and nothing else."""
-    server = play(release, {**job("Home", seconds=3.2), "files": {
+    server = play(release, {**job("Home"), "files": {
         f"{number}.bin": 10_000 for number in range(100)}})
     host = operator(server)
+    server.state.hold("Home")
     leader, follower = pty.openpty()
     process = host.start("duplicati_run", "--id=1", "--wait", stderr=follower,
                          env={**host.environ, "TERM": "xterm", "COLUMNS": "120"})
     os.close(follower)
-    shown = b""
-    try:
-        while block := os.read(leader, 65536):
-            shown += block
-    except OSError:
-        pass  # how a terminal ends on Linux
+    text = drawn(leader, r"Backup Home: processing files, 976\.6 KiB[^%]*?4[78]%")
+    server.state.hold("Home", "Backup_WaitForUpload")
+    text += drawn(leader, r"Backup Home: wait for upload[^%]*?90%")
+    server.state.release("Home")
+    text += drawn(leader)
     os.close(leader)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=60)
     assert (0, "success") == (process.returncode, json.loads(out)["tasks"][0]["result"])
-    text = shown.decode()
-    assert "Backup Home: " in text and "processing files, 976.6 KiB" in text
-    parts = [int(part) for part in re.findall(r"processing files[^%]*?(\d+)%", text)]
-    assert len(set(parts)) >= 2 and parts == sorted(parts) and max(parts) <= 90, parts
     # The last thing that happens is that the line is erased, and nothing is written any more.
     _, erased, rest = text.rpartition("\x1b[2K")
     assert erased and not re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", "", rest)
@@ -264,7 +278,7 @@ def test_without_a_terminal_nothing_is_drawn(play, operator, release):
     """A run that is over within a minute writes no line at all."""
     host = operator(play(release, job("Home", seconds=0.2)))
     process = host.start("duplicati_run", "--id=1", "--wait")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (0, "", "OK") == (process.returncode, err, json.loads(out)["status"])
 
 
