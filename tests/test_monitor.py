@@ -351,15 +351,25 @@ def test_a_fault_that_goes_on_is_told_once(serve, enroll, monitor, status, body,
 
 # -- months ------------------------------------------------------------------------------
 
-def footprint(process):
-    """(resident KiB, open files) between turns: the least of what is seen in a while."""
-    def once():
+def footprint(server, process, turn):
+    """(resident KiB, open files) while the process waits for the answer of that turn."""
+    has_come, goes_on = threading.Event(), threading.Event()
+
+    def hold(stage, handler):
+        if stage == "before" and len(server.requests) >= turn:
+            has_come.set()
+            goes_on.wait(WAIT_LIMIT_SECONDS)
+        return False
+
+    server.fault = hold
+    try:
+        assert has_come.wait(120), f"{turn} turns"
         with open(f"/proc/{process}/status") as stream:
             resident = next(int(line.split()[1]) for line in stream if line.startswith("VmRSS:"))
         return resident, len(os.listdir(f"/proc/{process}/fd"))
-
-    seen = [once() for _ in range(200)]
-    return tuple(map(min, zip(*seen)))
+    finally:
+        server.fault = None
+        goes_on.set()
 
 
 @pytest.mark.parametrize("turns", [60, pytest.param(500, marks=pytest.mark.soak)])
@@ -367,10 +377,8 @@ def test_empty_turns_take_neither_memory_nor_files(serve, enroll, monitor, turns
     """After many turns as after ten."""
     server = serve(site())
     running = monitor(enroll(server), interval="0.02")
-    eventually(lambda: len(server.requests) >= 10, "ten turns")
-    early = footprint(running.process.pid)
-    eventually(lambda: len(server.requests) >= turns, f"{turns} turns", 120)
-    late = footprint(running.process.pid)
+    early = footprint(server, running.process.pid, 10)
+    late = footprint(server, running.process.pid, turns)
     assert early[1] == late[1]
     assert late[0] - early[0] < 1024
 
