@@ -3,30 +3,34 @@
 import contextlib
 import time
 
-from remotes.actions.context import CERTIFICATE_FILES, TASKS, Action, Reply
+from remotes.actions.context import TASKS, Action, Reply
 from remotes.actions.duplicati import SESSION
+from remotes.actions.task_parts import (
+    KeepingServer,
+    keep,
+    policy_of,
+    task_server,
+    tasklist_of,
+    tasks_lock,
+)
 from remotes.errors import (
     Interrupted,
     LoginError,
     PolicyError,
     RemotesError,
-    SettingsError,
     UnavailableError,
     UsageError,
     WaitTimeoutError,
 )
 
 _SERVER = ("tasks_url", "tasks_token", "tasks_token_file")
-# Options that are kept once the server has answered -> their names in the settings.
-_KEPT_OPTIONS = {"tasks_url": "url", "tasks_token_file": "token_file",
-                 **{name: name for name in CERTIFICATE_FILES}}
 
 
 def tasks_status(context):
-    with contextlib.closing(_server(context)) as server:
+    with contextlib.closing(task_server(context)) as server:
         has_tasks = server.has_tasks()
-        _keep(context, server)
-        with _list(context, server.base, for_reading=True) as tasklist:
+        keep(context, server)
+        with tasklist_of(context, server.base, for_reading=True) as tasklist:
             rows = [_standing(task_id, tasklist.fields(task_id)) for task_id in tasklist.open()]
             path = tasklist.path
     return Reply({"status": "OK", "url": server.base, "has_tasks": has_tasks, "list": path,
@@ -47,12 +51,13 @@ def tasks_list(context):
 
     from remotes import operations
 
-    policy = _policy(context)
-    with contextlib.closing(_server(context)) as server:
+    policy = policy_of(context)
+    with contextlib.closing(task_server(context)) as server:
         entries = server.fetch()
-        _keep(context, server)
+        keep(context, server)
         judge = _Judge(context, policy)
-        with _list(context, server.base, for_reading=True) as tasklist, contextlib.closing(judge):
+        with contextlib.closing(judge), \
+                tasklist_of(context, server.base, for_reading=True) as tasklist:
             rows = [_row(judge, tasklist, entry, datetime.now(timezone.utc),
                          operations) for entry in entries]
     return Reply({"status": "OK", "url": server.base, "tasks": rows})
@@ -108,7 +113,7 @@ def tasks_policy(context):
     from remotes import operations
 
     values = context.values
-    policy = _policy(context)
+    policy = policy_of(context)
     name, passwords = values["operation"], False
     if name == "export_passwords":
         name, passwords = "export", True
@@ -161,7 +166,7 @@ def tasks_process(context):
         import random
 
         time.sleep(random.uniform(0, values["splay"]))
-    with _lock(context).held(values["lock_wait"], "run of tasks"), \
+    with tasks_lock(context).held(values["lock_wait"], "run of tasks"), \
             _World(context) as world, _reports_in_error(world):
         world.run.process()
         if values["wait"]:
@@ -220,12 +225,13 @@ def _reply(world):
 def tasks_monitor(context):
     from remotes import daemon
 
-    _server(context).close()  # a service without a server, a login or a good policy is told
-    _policy(context)          # now, and ends (78)
+    # A service without a server, a login or a good policy is told now, and ends (78).
+    task_server(context).close()
+    policy_of(context)
     context.duplicati().close()
     manager = context.service_manager()
     stop = daemon.StopFlag(0.0, manager.beat, manager.beat_seconds)
-    with _lock(context).held(context.values["lock_wait"], "run of tasks"):
+    with tasks_lock(context).held(context.values["lock_wait"], "run of tasks"):
         stop.listen()
         place = daemon.place_in_interval(context.settings.path + _host_name())
         schedule = daemon.Schedule(context.values["interval"], place)
@@ -287,8 +293,8 @@ class _Turns:
         """Config and settings as they are now; if they are bad, those that were."""
         try:
             context = self._context.reload()
-            _policy(context)
-            _server(context).close()
+            policy_of(context)
+            task_server(context).close()
             context.duplicati().close()
         except RemotesError as error:
             self._context.tell(f"the former config and settings stay in force: {error}")
@@ -327,16 +333,16 @@ class _World:
 
         context, stop = self._context, self._stop
         with contextlib.ExitStack() as opened:
-            policy = _policy(context)
-            server = opened.enter_context(contextlib.closing(_server(context)))
+            policy = policy_of(context)
+            server = opened.enter_context(contextlib.closing(task_server(context)))
             performer = opened.enter_context(contextlib.closing(Performer(context)))
             performer.server  # noqa: B018  (without a login nothing is fetched: 78)
-            tasklist = opened.enter_context(_list(context, server.base))
+            tasklist = opened.enter_context(tasklist_of(context, server.base))
             if others := tasklist.open_elsewhere():
                 context.tell("tasks of another task server are open, and are answered when"
                              f" --tasks_url names it again: {', '.join(others)}")
             self.run = tasks.TasksRun(
-                _Keeping(server, lambda: _keep(context, server)), tasklist, policy,
+                KeepingServer(server, lambda: keep(context, server)), tasklist, policy,
                 executor.Executor(performer, tasklist),
                 audit.Audit(context.settings.beside("audit.jsonl"), tell=context.tell),
                 tell=context.tell, on_report=self._report,
@@ -355,84 +361,6 @@ class _World:
             return
         self._context.tell(report.line())
         self._context.emit({"event": "task", **report.answer()})
-
-
-# -- what they work with -----------------------------------------------------------------------
-
-class _Keeping:
-    """A task server whose address is kept in the settings once it has answered."""
-
-    def __init__(self, server, keep):
-        self._server = server
-        self._keep = keep
-        self.base = server.base
-        self.fetch, self.post = server.fetch, server.post
-
-    def has_tasks(self):
-        found = self._server.has_tasks()
-        if self._keep is not None:
-            self._keep()
-            self._keep = None
-        return found
-
-
-def _server(context):
-    from remotes.taskserver import TaskServer, normalize
-
-    values, settings = context.values, context.settings
-    url = values["tasks_url"]
-    if url is None:
-        raise SettingsError(f"{settings.path} names no task server: say it once with --tasks_url,"
-                            " in --action=tasks_status for one")
-    # What is kept of another server, or of the Duplicati server, is not for this one.
-    kept = settings.get("tasks", "url")
-    is_other = kept is not None and normalize(kept) != normalize(url)
-    files = {name: values[name] if values.is_given(name) else None if is_other
-             else settings.get("tasks", name) for name in CERTIFICATE_FILES}
-    token = values.token("tasks_token", with_kept=not is_other)
-    return TaskServer(context.transport(files=files), url, token)
-
-
-def _keep(context, server):
-    """Keeps the address of the task server, and where its token is."""
-    from remotes.taskserver import normalize
-
-    values, former = context.values, context.settings.get("tasks", "url")
-    found = {kept: values[name] for name, kept in _KEPT_OPTIONS.items() if values.is_given(name)}
-    is_other = former is None or normalize(former) != server.base
-    if not is_other and all(context.settings.get("tasks", name) == value
-                            for name, value in found.items() if name != "url"):
-        return
-    with context.settings.changing() as document:
-        kept = document.setdefault("tasks", {})
-        if is_other:
-            for name in _KEPT_OPTIONS.values():
-                kept.pop(name, None)
-        kept.update({**found, "url": server.base})
-
-
-def _policy(context):
-    from remotes.policy import Policy, check_owner
-
-    config = context.values.config
-    if config.status is not None:
-        check_owner(config.status, config.path)
-    return Policy.read(config.policy, config.path)
-
-
-def _lock(context):
-    from remotes import files
-
-    return files.Lock(context.settings.beside("tasks.lock"))
-
-
-@contextlib.contextmanager
-def _list(context, server, *, for_reading=False):
-    from remotes.tasklist import LIST_NAME, TaskList
-
-    with contextlib.closing(TaskList(context.settings.beside(LIST_NAME), server,
-                                     tell=context.tell, for_reading=for_reading)) as tasklist:
-        yield tasklist
 
 
 _RUN = (*_SERVER, "lock_wait", "journal_limit", *SESSION)
