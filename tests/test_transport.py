@@ -62,6 +62,14 @@ def contexts(authority):
     return authority.context(), authority.context(wants_client=True)
 
 
+@pytest.fixture
+def whole(monkeypatch):
+    """whole(factor): a whole answer may take this many times as long as one read of it. So that
+    the one time-out strikes while the other is far off, however busy the machine is.
+    """
+    return lambda factor: monkeypatch.setattr(transport, "ANSWER_TIMEOUT_FACTOR", factor)
+
+
 # -- manners ---------------------------------------------------------------------------
 
 @pytest.mark.parametrize("manner", [
@@ -79,13 +87,14 @@ def test_a_broken_answer_is_for_now_and_perhaps_done(manner):
     rude.dribble_headers, rude.dribble_one_header, rude.dribble_continue, rude.dribble_body,
     rude.dribble_chunks,
 ], ids=lambda manner: manner.__name__)
-def test_a_dribbled_answer_ends_with_the_time_for_the_whole(manner):
-    """Each byte comes in time, the whole never does: ten times the time-out is the end."""
+def test_a_dribbled_answer_ends_with_the_time_for_the_whole(manner, whole):
+    """Each byte comes in time, the whole never does: a multiple of the time-out is the end."""
+    whole(1 / 60)
     with Rude(manner) as server:
         begun = time.monotonic()
-        error = failure(server.url, timeout_seconds=0.1)
+        error = failure(server.url, timeout_seconds=60)
     assert ("time_out", True, True) == (error.kind, error.maybe_done, error.still_working)
-    assert 0.9 < time.monotonic() - begun < 10
+    assert 0.9 < time.monotonic() - begun < 50
 
 
 def test_headers_that_break_off_are_an_answer_without_a_body():
@@ -102,10 +111,11 @@ def test_a_handshake_that_breaks_off_is_for_now():
     assert (UnavailableError, 75) == (type(error), error.exit_code)
 
 
-def test_an_answer_dribbled_over_tls_ends_too(authority, contexts):
+def test_an_answer_dribbled_over_tls_ends_too(authority, contexts, whole):
     """The guard reaches the socket under TLS."""
+    whole(1 / 60)
     with Rude(rude.dribble_body, ssl_context=contexts[0]) as server:
-        error = failure(server.url, timeout_seconds=0.1, ca_file=authority.ca_file)
+        error = failure(server.url, timeout_seconds=60, ca_file=authority.ca_file)
     assert ("time_out", 75) == (error.kind, error.exit_code)
 
 
@@ -120,21 +130,24 @@ def test_a_dribbled_handshake_ends_too():
     assert 75 == error.exit_code
 
 
-def test_a_stalled_answer_ends_with_the_time_out_of_a_read():
-    """Nothing comes at all: one time-out, not ten."""
+def test_a_stalled_answer_ends_with_the_time_out_of_a_read(whole):
+    """Nothing comes at all: one time-out, not that for the whole."""
+    whole(1000)
     with Rude(rude.stall) as server:
         begun = time.monotonic()
         error = failure(server.url, timeout_seconds=0.3)
     assert ("time_out", True, True) == (error.kind, error.maybe_done, error.still_working)
-    assert 0.3 <= time.monotonic() - begun < 2.5
+    assert 0.3 <= time.monotonic() - begun < 200
 
 
-def test_after_a_time_out_the_next_exchange_works():
+def test_after_a_time_out_the_next_exchange_works(whole):
     """A cut connection is not used again."""
+    whole(1 / 60)
     with Rude(rude.in_turn(rude.dribble_body, answer(200, {"n": 2}))) as server:
-        line = Transport(timeout_seconds=0.1)
+        line = Transport(timeout_seconds=60)
         with pytest.raises(UnavailableError):
             line.exchange("GET", server.url)
+        whole(1)
         assert {"n": 2} == line.exchange("GET", server.url).json
         line.close()
 
@@ -154,7 +167,7 @@ def test_a_name_that_is_not_known_is_for_now():
     assert (75, False) == (error.exit_code, error.maybe_done)
 
 
-def test_patience_is_for_the_beginning_of_an_answer():
+def test_patience_is_for_the_beginning_of_an_answer(whole):
     """A server that is asked to answer later may; one that says nothing for longer than both ends
     with a time-out, and without patience so does the first.
     """
@@ -163,34 +176,37 @@ def test_patience_is_for_the_beginning_of_an_answer():
         return answer(200, {"n": 1})(server, connection, request)
 
     with Rude(late) as server:
-        assert {"n": 1} == exchange(server.url, timeout_seconds=0.2, patience_seconds=5).json
+        assert {"n": 1} == exchange(server.url, timeout_seconds=0.2, patience_seconds=60).json
         assert "time_out" == failure(server.url, timeout_seconds=0.2).kind
+    whole(1000)
     with Rude(rude.stall) as server:
         begun = time.monotonic()
         error = failure(server.url, timeout_seconds=0.2, patience_seconds=0.4)
     assert ("time_out", True) == (error.kind, error.still_working)
-    assert 0.6 <= time.monotonic() - begun < 2.5
+    assert 0.6 <= time.monotonic() - begun < 150
 
 
-def test_patience_is_for_one_exchange_only():
+def test_patience_is_for_one_exchange_only(whole):
     """The next one over the same connection has none."""
+    whole(1000)
     with Rude(rude.in_turn(answer(200, {}), rude.stall)) as server:
         line = Transport(timeout_seconds=0.2)
-        line.exchange("GET", server.url, patience_seconds=60)
+        line.exchange("GET", server.url, patience_seconds=120)
         begun = time.monotonic()
         with pytest.raises(UnavailableError):
             line.exchange("GET", server.url)
         line.close()
-    assert time.monotonic() - begun < 2.5
+    assert time.monotonic() - begun < 100
 
 
-def test_a_dribbled_answer_ends_in_spite_of_patience():
+def test_a_dribbled_answer_ends_in_spite_of_patience(whole):
     """The time for the whole grows by what was granted, and by no more."""
+    whole(1 / 60)
     with Rude(rude.dribble_body) as server:
         begun = time.monotonic()
-        error = failure(server.url, timeout_seconds=0.1, patience_seconds=0.5)
+        error = failure(server.url, timeout_seconds=60, patience_seconds=0.5)
     assert ("time_out", True) == (error.kind, error.still_working)
-    assert 1.4 < time.monotonic() - begun < 10
+    assert 1.4 < time.monotonic() - begun < 50
 
 
 def test_the_length_that_304_tells_is_not_that_of_its_answer():
