@@ -333,7 +333,7 @@ class Executor:
 
     def _go_on(self, task, place, fields):
         """A look at the task in Duplicati that was started, or perhaps was, for this one."""
-        from remotes.duplicati import outcomes, waiting
+        from remotes.duplicati import adoption, outcomes, waiting
 
         server, started = self._performer.server, _started_of(fields)
         if fields["phase"] == "starting":
@@ -354,7 +354,12 @@ class Executor:
         if ending is None:
             self._note_what_was_learnt(task, started)
             return Step("waits", why="it goes on")
-        outcome = outcomes.find(server, started, ending, time.monotonic())
+        is_seen = ending.ran_at is not None or fields["started"].get("started_at") \
+            or started.is_over
+        if is_seen or task.operation != "run":
+            outcome = outcomes.find(server, started, ending, time.monotonic())
+        else:
+            outcome = adoption.outcome(server, _started_of(fields), ending, time.monotonic())
         return self._ended(fields, started, outcome)
 
     def _note_what_was_learnt(self, task, started):

@@ -3,6 +3,7 @@
 Guards: that no run is taken for it that is older than the request, nor one that a server which
 was started anew since has made; and that a log which cannot be read now is not taken for one
 without traces. A run that is under way is the one that is meant, as for tasks.start.
+A run that is over is found by the same traces where its number is not to be relied on.
 Leaves alone: waiting for it (waiting), how it ended (outcomes), and starting it.
 
 What is not to be found: a run that was cut off when the server was killed (all releases), one
@@ -23,7 +24,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 
-from remotes.duplicati import moments, tasks
+from remotes.duplicati import moments, outcomes, tasks, waiting
 from remotes.errors import NotFoundError, UnavailableError
 
 # What a run is called in the server's own log (the second by today's release), and where.
@@ -55,6 +56,23 @@ def search(server, noted, clock=time.time):
     if found is None and not traces.hides_nothing(server.state()):
         raise traces.unknown()  # it was on its way from the queue
     return found
+
+
+def outcome(server, noted, ending, deadline=None, clock=time.time):
+    """The Outcome (outcomes) of a run that nobody has seen running and that is over, as `ending`
+    (waiting) says by its number. That is another's by now if the server was started anew since: so
+    it is told by what it left behind. `noted`: as it was started, its number included.
+
+    Errors: as of `search` and of outcomes.find; ask again later then.
+    """
+    traces = _Traces(server, noted, clock)
+    if not traces.hides_nothing(server.state()):
+        raise traces.unknown()
+    found = traces.over()
+    if found is None:
+        return outcomes.find(server, noted, ending._replace(task=None), deadline)
+    ending = waiting.Wait(server, found).look(server.state())
+    return outcomes.find(server, found, ending, deadline)
 
 
 class _Traces:
