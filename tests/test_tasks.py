@@ -114,6 +114,12 @@ def task(number, operation, resources=None, **more):
     return {"ID": number, "Operation": operation, **(resources or {}), **more}
 
 
+def see_running(world, server):
+    """The run of Home is under way, and that has been seen: what happens then is not its start."""
+    assert server.state.wait_reached("Home")
+    world.run.look()
+
+
 def leave(server):
     """The Duplicati server is away, its state stays."""
     server.shutdown()
@@ -406,6 +412,7 @@ def test_what_cannot_be_done_is_held_and_done_when_duplicati_is_back(
     duplicati_server.state.hold("Home")
     world = turns(operator(duplicati_server), serve_tasks())
     world.turn(task(1, "run", backups(1)))
+    see_running(world, duplicati_server)
     leave(duplicati_server)
     said = world.turn(task(2, "get", backups("Photos")), task(3, "run", backups(2)),
                       task(4, "status"), task(5, "run", backups(9)), abort(6, 5),
@@ -432,6 +439,7 @@ def test_after_a_quarter_of_an_hour_it_is_given_up(play, operator, serve_tasks, 
     host = operator(duplicati_server)
     world = turns(host, serve_tasks())
     world.turn(task(1, "run", backups(1)))
+    see_running(world, duplicati_server)
     end_sessions(duplicati_server)
     (host.folder / "password").write_text("another one\n")
     assert [] == world.turn(task(2, "status"), task(3, "get", backups(2)))
