@@ -492,7 +492,7 @@ def test_a_long_poll_ends_with_the_event(serve, release_name):
     thread = threading.Thread(target=poll)
     thread.start()
     state.engine.tell()
-    thread.join(10)
+    thread.join(60)
     assert event < told[0]["LastEventID"]
 
 
@@ -500,9 +500,10 @@ def test_a_long_poll_ends_with_the_event(serve, release_name):
 def test_a_pause_keeps_tasks_waiting_and_ends_by_itself(serve, release_name):
     """A task is Waiting while the server is paused; when the time of the pause is over, it runs."""
     state, call = serve(release_name)
-    assert 200 == call("POST", "/api/v1/serverstate/pause?duration=1s").status
+    assert 200 == call("POST", "/api/v1/serverstate/pause?duration=1h").status
     task = call.run()
     assert "Waiting" == call("GET", f"/api/v1/task/{task}").document["Status"]
+    assert 200 == call("POST", "/api/v1/serverstate/pause?duration=1s").status
     assert state.wait_idle()
     assert "Running" == call("GET", "/api/v1/serverstate").document["ProgramState"]
     assert "Completed" == call("GET", f"/api/v1/task/{task}").document["Status"]
