@@ -37,6 +37,7 @@ _UNUSABLE = 10_000
 # A task beyond these is refused; it need not be kept to be read again.
 _TASK_CHARACTERS = 256 * 1024
 _DEPTH = 96  # more than a task may be
+_NOT_KEPT = "it was answered before; the answer held secrets, and is not kept"
 _ON_LIST = ("fetched", "accepted", "running", "done", "refused")
 
 
@@ -173,8 +174,8 @@ class TaskList:
         """Takes a task off the list: the server has its result.
 
         Not synced: a kill cannot undo it, and after a power cut it is sent once more. A full
-        disk does not keep it from that: it is written when there is room, or sent once more. Of
-        one that `is_secret` nothing is kept but that it was sent: the file is written anew.
+        disk does not keep it from that: it is written when there is room, or sent once more. What
+        is `secret` of it (its "task" or its "answer") is not kept: the file is written anew.
         """
         key = self._key(task_id)
         if key not in self._journal.entries:
@@ -186,9 +187,11 @@ class TaskList:
         fields = {"state": "sent", "at": _text(self._clock()), "task": None,
                   "sha256": known.get("sha256"),
                   **{name: None for name in known if name.startswith("result_")}}
-        is_secret = known.get("is_secret")
-        self._append_in_time(key, {**fields, "body": None} if is_secret else fields)
-        if is_secret and self._journal.fold():
+        secret, body = known.get("secret"), None
+        if secret == "answer":
+            body = {**(self._journal.body(key) or {}), "Data": {"Message": _NOT_KEPT}}
+        self._append_in_time(key, {**fields, "body": body} if body else fields)
+        if secret and self._journal.fold():
             self._sort()
         self._fold()
 

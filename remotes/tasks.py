@@ -245,11 +245,7 @@ class TasksRun:
             self._told_again.add(task_id)
             self._tell(f"task {_shown(task_id, _LONGEST_SHOWN)} is listed again: it gets its former"
                        " result")
-        if self._list.result(task_id) is not None:
-            self._list.note(task_id, sync=False, state="done")
-            return
-        self._list.finish(task_id, "error", {"Message": "it was done and answered before; the"
-                                             " answer held secrets, and is not kept"})
+        self._list.note(task_id, sync=False, state="done")
 
     # -- one task ----------------------------------------------------------------------------
 
@@ -311,8 +307,7 @@ class TasksRun:
             return _refusal("a resource is named twice, by its number and by its name")
         is_long = task.kind.manner == "background"
         self._list.note(task_id, sync=is_long, state="accepted", pins=pins, held_since=None,
-                        duplicati=self._executor.base,
-                        **({"is_secret": True} if _holds_secrets(task) else {}))
+                        duplicati=self._executor.base, **_secret(task))
         self._tasks[task_id] = task
         return None
 
@@ -387,9 +382,11 @@ def verdicts(policy, task, pins, now):
             datetime.fromtimestamp(now), bool(task.fields.get("Passwords")))
 
 
-def _holds_secrets(task):
-    """Whether a Task, or what comes of it, may hold secrets that are not masked."""
-    return bool(task.fields.get("Passwords")) or task.operation in ("edit", "create", "update")
+def _secret(task):
+    """What of a Task may hold secrets that are not masked, as the list has it."""
+    if task.fields.get("Passwords"):
+        return {"secret": "answer"}
+    return {"secret": "task"} if task.operation in ("edit", "create", "update") else {}
 
 
 class _NotATaskError(Exception):
