@@ -399,6 +399,9 @@ class Executor:
         if target is None or target.get("state") not in ("fetched", "accepted", "running") \
                 or target_id == task.task_id:
             return ended_in_error(f"no task {target_id} is under way")
+        if target.get("phase") in ("starting", "started") and _started_of(target).was_there:
+            return ended_in_error(f"what task {target_id} waits for was not started by it, and goes"
+                                  " on")
         if not target.get("cancelled"):
             self._list.note(target_id, cancelled=True)
         if target.get("phase") is None:
@@ -412,9 +415,6 @@ class Executor:
         started = _started_of(self._list.fields(target_id))
         state = self._server_state()
         active = state.get("ActiveTask") or {}
-        if started.was_there:
-            return ended_in_error(f"what task {target_id} waits for was not started by it, and goes"
-                                  " on")
         if started.number is not None and active.get("Item1") == started.number \
                 and str(active.get("Item2")) == started.backup_id:
             self._state = None
