@@ -8,11 +8,11 @@ Leaves alone: waiting for it (waiting), how it ended (outcomes), and starting it
 
 What is not to be found: a run that was cut off when the server was killed (all releases), one
 that was aborted on 2.1.0 once another task has followed, and, on releases that tell no times of
-tasks (2.0, 2.1.0), the end of one if the server was started anew and has done as much since. They
-are started again. A run that a schedule has begun after the request looks like that of the request;
-on releases without times so does one after a restart that the server's counters do not show. On
-2.0.6.3, where a failure leaves no row, that of another task of the backup looks so, too, if the
-server's own log does not tell of it.
+tasks (2.0, 2.1.0), the end of one if the server was started anew and has done as much since. The
+first two are started again, of the third it is said that it is unclear. A run that a schedule has
+begun after the request looks like that of the request; on releases without times so does one after
+a restart that the server's counters do not show. On 2.0.6.3, where a failure leaves no row, that of
+another task of the backup looks so, too, if the server's own log does not tell of it.
 
 Source: protocol page of Duplicati, sections 2.7 (7, 8), 3.3, 3.4, 4.1 and 8.1.
 """
@@ -49,7 +49,8 @@ def search(server, noted, clock=time.time):
     `clock` is that of `asked_at`, in Unix seconds.
 
     Errors: those of the server; UnavailableError (database_locked) while another task of the backup
-    hides what there is, or it is not told what its task does. Search again later then.
+    hides what there is, or it is not told what its task does: search again later then.
+    NotFoundError if what there is may be of that run, or of a later one, for good.
     """
     traces = _Traces(server, noted, clock)
     found = traces.under_way() or traces.over()
@@ -277,10 +278,23 @@ class _Traces:
             if began := moments.parse(task.get("TaskStarted")):
                 return ([run for run in runs if run.ended and run.ended <= began],
                         [at for at in failures if at + _SECOND <= began])
-            count += bool(task)
-            if count >= len(runs):
+            is_of_other = number == self._last \
+                and str(self._progress.get("BackupID")) != self._noted.backup_id
+            count += bool(task) and not is_of_other
+            if count >= max(1, len(runs)):
                 break
-        return runs[:max(0, len(runs) - count)], [] if self._last else failures
+        if count == 0:
+            return runs, failures
+        surely = runs[:max(0, len(runs) - count)]
+        if not surely and (runs or failures):
+            raise self._unclear()
+        return surely, []
+
+    def _unclear(self):
+        return NotFoundError(
+            f"interrupted: backup {self._noted.backup_id} was run since, but the server was started"
+            " anew, too, and does not tell whether that was the run that was asked for; see its"
+            " log: it is not run a second time")
 
     def _task_of(self, run):
         """(number, start) of the task that left a row; (None, its begin) if that is not told."""
