@@ -37,8 +37,8 @@ policy:
     - {allow: [edit, compact]}
 """
 # How the client may end: well, a server away, its answers foreign, something not over, killed,
-# ended before it was a daemon.
-CODES = {0, 75, 78, 124, -9, 143}
+# ended before it was a daemon, or with a login that is gone: the server was started anew twice.
+CODES = {0, 75, 78, 124, -9, 143, 12}
 
 
 class Plan:
