@@ -572,7 +572,7 @@ def test_the_database_is_its_owners_from_its_first_byte(tmp_path):
                           for entry in os.scandir(os.path.dirname(database))))
         sys.addaudithook(lambda event, _: event in ("os.chmod", "sqlite3.connect") and tell())
         os.umask(int(sys.argv[2], 8))
-        State([{"ID": 1}], database)
+        state = State([{"ID": 1}], database)
         tell()
         os._exit(0)"""
     for umask, wider in ((0o000, False), (0o777, False), (0o000, True)):
