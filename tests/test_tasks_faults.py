@@ -34,7 +34,7 @@ CONFIG = """
 policy:
   tasks:
     - {deny: all, names: Forbidden, reason: not that one}
-    - {allow: [edit, compact]}
+    - {allow: [edit, create, compact]}
 """
 # How the client may end: well, a server away, its answers foreign, something not over, killed,
 # ended before it was a daemon, or with a login that is gone: the server was started anew twice.
@@ -52,8 +52,8 @@ class Plan:
         self.tasks = []
         self.runs = {}  # ID of a task -> names of the jobs that it runs
         self.groups = collections.defaultdict(list)  # kind -> IDs
-        kinds = {"run": 30, "run_two": 5, "abort": 4, "verify": 7, "compact": 3, "edit": 8,
-                 "read": 24, "refused": 8, "unknown": 4, "unusable": 2}
+        kinds = {"run": 30, "run_two": 5, "abort": 4, "verify": 7, "compact": 3, "edit": 4,
+                 "create": 6, "read": 22, "refused": 8, "unknown": 4, "unusable": 2}
         while len(self.tasks) < count:
             kind = draw.choices(list(kinds), list(kinds.values()))[0]
             getattr(self, f"_{kind}")()
@@ -98,6 +98,11 @@ class Plan:
 
     def _edit(self):
         self._add("edit", "edit", self._job()[1], Changes={"Settings": {"keep-versions": "5"}})
+
+    def _create(self):
+        self._add("create", "create", Config={"Backup": {
+            "Name": f"New {len(self.tasks)}", "TargetURL": "file:///nowhere/", "Sources": ["/tmp/"],
+            "Settings": [{"Name": "--no-encryption", "Value": "true"}]}})
 
     def _read(self):
         operation = self.draw.choice(["get", "describe", "versions", "logs", "status", "list"])
@@ -280,15 +285,14 @@ class Truth:
                 for result in world.store.results(row["number"])]))
         self.cut = 0  # how many runs ended well, and were told to be cut off
 
-    def rows_of_runs(self):
-        """Name of each job -> how many runs its log tells of."""
-        store, found = Duplicatis(self.folder / "duplicati" / "data"), {}
-        for document in store.backups():
-            rows = JobDatabase(document["DBPath"]).log(None, 1000)
-            found[document["Name"]] = sum(
-                json.loads(row["message"]).get("MainOperation") == "Backup" for row in rows)
-        store.close()
-        return found
+    def of_jobs(self):
+        """(name, how many runs its log tells of) of each job."""
+        store = Duplicatis(self.folder / "duplicati" / "data")
+        with contextlib.closing(store):
+            for document in store.backups():
+                rows = JobDatabase(document["DBPath"]).log(None, 1000)
+                yield document["Name"], sum(json.loads(row["message"])["MainOperation"] == "Backup"
+                                            for row in rows)
 
     def doubled(self):
         """What was done twice: a run only if the first was not cut off by Duplicati's own end,
@@ -297,8 +301,11 @@ class Truth:
                  for (name, operation), starts in self.started.items()
                  for former, later in zip(starts, starts[1:])
                  if operation != "Backup" or former in self.ends or former[0] == later[0]]
-        return found + [(name, count) for name, count in self.rows_of_runs().items() if count > 1] \
-            + [(path, count) for path, count in self.puts.items() if count > 1]
+        jobs = list(self.of_jobs())
+        found += [(name, count) for name, count in jobs if count > 1]
+        return found + [(word, count) for counted in (
+            self.puts, collections.Counter(name for name, _ in jobs))
+            for word, count in counted.items() if count > 1]
 
     def lost(self):
         """Tasks without an end, those with two, and those whose later listing has another."""
