@@ -167,7 +167,8 @@ def refuse_posts(stage, handler, status=400):
     if stage == "before" and "/post/" in handler.path:
         body = b'{"status": "ERROR", "output": ["no"]}'
         handler.wfile.write(b"HTTP/1.1 %d No\r\nContent-Type: application/json\r\n"
-                            b"Content-Length: %d\r\n\r\n" % (status, len(body)) + body)
+                            b"Connection: close\r\nContent-Length: %d\r\n\r\n"
+                            % (status, len(body)) + body)
         return True
     return False
 
@@ -266,8 +267,9 @@ def reset(handler):
 
 
 def answer_500(handler):
+    """Says that it closes: a request that crosses the close would break off, by chance."""
     body = b"<html><title>Fault</title></html>"
-    handler.wfile.write(b"HTTP/1.1 500 Fault\r\nContent-Type: text/html\r\n"
+    handler.wfile.write(b"HTTP/1.1 500 Fault\r\nContent-Type: text/html\r\nConnection: close\r\n"
                         b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return True
 

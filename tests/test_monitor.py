@@ -334,7 +334,8 @@ def test_a_fault_that_goes_on_is_told_once(serve, enroll, monitor, status, body,
         if stage == "before":
             asked.append(handler.path)
             handler.wfile.write(f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
-                                f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+                                f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+                                f"{body}".encode())
         return True
 
     server.fault = refuse
