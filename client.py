@@ -10,12 +10,16 @@ import gc
 import os
 import sys
 
-from remotes import __version__
-from remotes.actions.context import MASKED_FAMILIES
-from remotes.actions.running import build_context, find_action
-from remotes.command_line import help_text, parse
-from remotes.door import Door, ending_signals
-from remotes.errors import Interrupted, RemotesError
+try:
+    from remotes import __version__
+    from remotes.actions.context import MASKED_FAMILIES
+    from remotes.actions.running import build_context, find_action
+    from remotes.command_line import help_text, parse
+    from remotes.door import Door, ending_signals
+    from remotes.errors import Interrupted, RemotesError
+except KeyboardInterrupt:  # before there is a door: no traceback, nothing was begun
+    print("client: start: ended by SIGINT", file=sys.stderr)
+    raise SystemExit(130) from None
 
 # So many new objects, less those that went, let Python look for garbage. What is imported and
 # read at the start stays: a short run looks less often. One without end looks as usual.

@@ -167,9 +167,12 @@ def add_certificate(parser: argparse.ArgumentParser) -> None:
 
 def check_address(parser: argparse.ArgumentParser, arguments: argparse.Namespace,
                   name: str) -> None:
-    """End with usage where the address `name` is empty, or a key has no certificate."""
+    """End with usage where the address `name` is empty, the port is none, or a key has no
+    certificate."""
     if not getattr(arguments, name):  # to the system that means every address of this machine
         parser.error(f"--{name} is empty")
+    if not 0 <= arguments.port <= 65535:
+        parser.error(f"--port is a number from 0 to 65535, not {arguments.port}")
     if arguments.key and not arguments.certificate:
         parser.error("--key needs --certificate")
 

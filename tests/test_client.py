@@ -298,6 +298,21 @@ def test_closed_streams_change_no_code(serve, enroll, closed):
 
 # -- signals -----------------------------------------------------------------------------------
 
+def test_ctrl_c_while_the_client_itself_is_read_leaves_no_traceback(tmp_path):
+    """The first tenth of a second: one line, 130."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'remotes.command_line':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n")
+    ended = subprocess.run([*CLIENT, "--action=config"], capture_output=True, text=True, timeout=60,
+                           env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (ended.returncode, ended.stdout, ended.stderr) == (
+        130, "", "client: start: ended by SIGINT\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_the_server_stalls_ends_with_json(tmp_path, number):
     """128 + n: Ctrl-C is 130, with one document and one line like any other end."""
