@@ -25,10 +25,7 @@ from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from cryptography.exceptions import InvalidSignature
@@ -41,10 +38,14 @@ if not __package__:  # run as a program: what is on the path is this folder, not
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from demo.serving import (
-    LoopbackServer,
+    Answer,
+    AnsweringHandler,
+    AnsweringServer,
     SiteError,
     add_certificate,
     check_address,
+    first_line,
+    printable,
     read_yaml,
     serve,
     tls_context,
@@ -55,7 +56,6 @@ OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 PSS = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
 ANYONE, REGISTRATION, HOST = "anyone", "the registration token", "the host's own token"
 SHOWN_CHARACTERS = 2000  # of each output at `/`; `/recorded/` has all of it
-KEPT_REQUESTS = 10_000
 
 # AUTOINCREMENT: the id of a row that was deleted is never given to another. NOT NULL at a
 # variable's value: the fault that the real server has when a result brings a null for it.
@@ -84,13 +84,6 @@ class RefusedError(Exception):
     def __init__(self, code: int, **content):
         super().__init__(code, content)
         self.code, self.content = code, content
-
-
-class Answer(NamedTuple):
-    """What goes back; `headers` without those of the connection."""
-    status: int
-    headers: dict[str, str]
-    body: bytes
 
 
 @dataclass(frozen=True)
@@ -173,16 +166,6 @@ def _encrypt(public_key_pem: str, text: str) -> str:
     """`text` for the owner of the key: RSA-OAEP with SHA-256, base64."""
     key = load_pem_public_key(public_key_pem.encode())
     return b64encode(key.encrypt(text.encode(), OAEP)).decode()
-
-
-def _first_line(text: str) -> str:
-    """The beginning of `text` for a log."""
-    return _printable(text.strip().partition("\n")[0][:80])
-
-
-def _printable(line: str) -> str:
-    """`line` with "?" for what a terminal could take for an order."""
-    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def _html_page(status: int, title: str, path: str) -> Answer:
@@ -281,7 +264,7 @@ class DjangoRemotes:
             for output in host["outputs"]:
                 shown = output["output"][:SHOWN_CHARACTERS]
                 lines += ["", f"  {output['time']}  command {output['command']}: {output['name']}"]
-                lines += [f"    | {_printable(line)}" for line in shown.splitlines()]
+                lines += [f"    | {printable(line)}" for line in shown.splitlines()]
                 if len(shown) < len(output["output"]):
                     lines.append(f"    {len(output['output'])} characters: see /recorded/")
                 lines.append(f"    result: {json.dumps(output['result'], ensure_ascii=False)}")
@@ -324,7 +307,7 @@ class DjangoRemotes:
             if status == 401:
                 headers["WWW-Authenticate"] = "Token"
         except Exception as fault:  # whatever else fails inside the real one is a page, too
-            self.log(f"{method} {path}: 500, {type(fault).__name__} {_first_line(str(fault))}")
+            self.log(f"{method} {path}: 500, {type(fault).__name__} {first_line(str(fault))}")
             return _html_page(500, type(fault).__name__, path)
         return Answer(status, headers, json.dumps(reply, separators=(",", ":")).encode())
 
@@ -443,7 +426,7 @@ class DjangoRemotes:
             host, command["id"], texts["output"], texts["result"],
             datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
         self.log(f"host {host} posted command {command['id']}: "
-                 f"{_first_line(texts['output']) or '(printed nothing)'}")
+                 f"{first_line(texts['output']) or '(printed nothing)'}")
         # What fails from here on is answered 500 although the output is recorded.
         result = json.loads(texts["result"])
         for name, place in command["results"].items():
@@ -483,79 +466,13 @@ def _parse(body: bytes) -> dict:
         raise RefusedError(400, detail=f"JSON parse error - {error}") from error
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One connection: requests in, answers of `server.state` out. The hook `server.fault` can
-    look at `command` (the method), `path`, `body` and `answer` (None at "before")."""
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Server(AnsweringServer):
+    """A DjangoRemotes at a port."""
 
-    def respond(self) -> None:
-        """Answer a request, unless the hook takes the connection away."""
-        self.body, self.answer = self._read_body(), None
-        if self.body is None or self._fault("before"):
-            return
-        self.answer = self.server.state.answer(
-            self.command, self.path, self.headers.get("Authorization", ""), self.body,
-            self.server.url)
-        self.server.note(self.command, self.path, self.answer.status)
-        if self._fault("after"):
-            return
-        status, headers, body = self.answer
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-                 *(f"{name}: {value}" for name, value in headers.items()),
-                 f"Content-Length: {len(body)}",
-                 *(["Connection: close"] if self.close_connection else []), "", ""]
-        # In one piece: a body sent after its headers can wait 40 ms for the other side's
-        # delayed acknowledgement.
-        self.wfile.write("\r\n".join(lines).encode() + (b"" if self.command == "HEAD" else body))
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond
-
-    def _read_body(self) -> bytes | None:
-        """The whole body; None, and the end of the connection, if it does not come."""
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal():
-            self.close_connection = True
-            return self.send_error(HTTPStatus.LENGTH_REQUIRED)
-        body = self.rfile.read(int(length))
-        if len(body) == int(length):
-            return body
-        self.close_connection = True
-        return None
-
-    def _fault(self, stage: str) -> bool:
-        """Whether the hook has dealt with the connection at this stage."""
-        fault = self.server.fault  # once: a test can take it away at any time
-        if fault is None or not fault(stage, self):
-            return False
-        if stage == "before":
-            self.server.note(self.command, self.path, None)
-        self.close_connection = True
-        return True
-
-    def log_message(self, format: str, *values) -> None:
-        """What http.server itself has to tell: of requests that are not HTTP."""
-        self.server.state.log(_first_line(format % values))
-
-
-class Server(LoopbackServer):
-    """A DjangoRemotes at a port.
-
-    `requests`: (method, path, status) of the latest requests, status None where the hook took
-    it before. `fault`: None or a hook `fault(stage, handler) -> bool`, called "before" (the
-    request is read, nothing is done) and "after" (all is done and saved, nothing is sent);
-    True: the hook has dealt with the connection, which is then closed.
-    """
-
-    def __init__(self, state: DjangoRemotes, address: tuple[str, int],
-                 ssl_context: ssl.SSLContext | None):
-        self.fault, self.requests = None, []
-        super().__init__(state, Handler, address, ssl_context)
-
-    def note(self, method: str, path: str, status: int | None) -> None:
-        """Add a request to `requests`."""
-        self.requests.append((method, path, status))
-        del self.requests[:-KEPT_REQUESTS]
+    def answer(self, handler: AnsweringHandler) -> Answer:
+        """What the state says."""
+        return self.state.answer(handler.command, handler.path,
+                                 handler.headers.get("Authorization", ""), handler.body, self.url)
 
 
 def make_server(state: DjangoRemotes, address: tuple[str, int] = ("127.0.0.1", 0),

@@ -29,7 +29,6 @@ import sqlite3
 import ssl
 import sys
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 if not __package__:  # run as a program: what is on the path is this folder, not the project's
@@ -41,6 +40,8 @@ from demo.duplicati_server.engine import MIDDLE, ClosedError
 from demo.duplicati_server.releases import RELEASES
 from demo.duplicati_server.state import State
 from demo.serving import (
+    KEPT_REQUESTS,
+    LoopbackHandler,
     LoopbackServer,
     add_certificate,
     check_address,
@@ -50,7 +51,6 @@ from demo.serving import (
 )
 
 SITE = Path(__file__).with_name("duplicati-site.yml")
-KEPT_REQUESTS = 10_000
 
 
 class Duplicati(State):
@@ -108,14 +108,12 @@ class Duplicati(State):
         return Answer(200, [("Content-Type", "application/json")], compact(reply))
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LoopbackHandler):
     """One connection: requests in, answers of `server.state` out."""
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
     def respond(self) -> None:
         """Answer a request, or end the connection if there is no answer."""
-        body = self._read_body()
+        body = self.read_body()
         if body is None:
             return
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -131,8 +129,6 @@ class Handler(BaseHTTPRequestHandler):
             return
         self._write(answer)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond
-
     def _write(self, answer: Answer) -> None:
         status, headers, body, reason = answer
         if ("Connection", "close") in headers:
@@ -147,22 +143,6 @@ class Handler(BaseHTTPRequestHandler):
         # delayed acknowledgement.
         head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
         self.wfile.write(head + (b"" if self.command == "HEAD" else body))
-
-    def _read_body(self) -> bytes | None:
-        """The whole body; None, and the end of the connection, if it does not come."""
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal():
-            self.close_connection = True
-            return self.send_error(HTTPStatus.LENGTH_REQUIRED)
-        body = self.rfile.read(int(length))
-        if len(body) == int(length):
-            return body
-        self.close_connection = True
-        return None
-
-    def log_message(self, format: str, *values) -> None:
-        """What http.server itself has to tell: of requests that are not HTTP."""
-        self.server.state.log((format % values).partition("\n")[0][:80])
 
 
 class Server(LoopbackServer):

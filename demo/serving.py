@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import yaml
 
+KEPT_REQUESTS = 10_000
+
 
 class SiteError(ValueError):
     """A site that cannot be served; the message is one line and names the place."""
@@ -32,22 +34,47 @@ class Answer(NamedTuple):
     body: bytes = b""
 
 
-class AnsweringHandler(BaseHTTPRequestHandler):
-    """One connection: requests in, answers of `server.answer(handler)` out, which finds `command`
-    (the method), `path`, `headers` and `body` here. The hook `server.fault`, if it is not None, is
-    called as fault(stage, handler) "before" (the request is read, nothing is done) and "after"
-    (all is done and saved, nothing is sent: see `answer`); True: it has dealt with the connection,
-    which is then closed. `server.note(method, path, status)` is told each request, with None
-    where the hook took it before.
-    """
+class LoopbackHandler(BaseHTTPRequestHandler):
+    """One connection of a LoopbackServer; `respond`, for all methods, is what is missing."""
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     timeout = 900.0  # seconds of silence after which a connection is given up
     largest_body = 64 * 1024 * 1024
 
+    def do_GET(self) -> None:
+        """Answer a request, of any method."""
+        self.respond()
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
+
+    def read_body(self) -> bytes | None:
+        """The whole body; None, and the end of the connection, if it does not come."""
+        length, refused = self.headers.get("Content-Length", "0"), None
+        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdecimal()):
+            refused = HTTPStatus.LENGTH_REQUIRED
+        elif int(length[:20]) > self.largest_body:
+            refused = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        if refused:
+            self.close_connection = True
+            return self.send_error(refused)
+        body = self.rfile.read(int(length))
+        if len(body) == int(length):
+            return body
+        self.close_connection = True
+        return None
+
+    def log_message(self, format: str, *values) -> None:
+        """What http.server itself has to tell: of requests that are not HTTP."""
+        self.server.state.log(first_line(format % values))
+
+
+class AnsweringHandler(LoopbackHandler):
+    """Requests in, answers of `server.answer(handler)` out (an AnsweringServer), which finds
+    `command` (the method), `path`, `headers` and `body` here."""
+
     def respond(self) -> None:
         """Answer a request, unless the hook takes the connection away."""
-        self.body, self.answer = self._read_body(), None
+        self.body, self.answer = self.read_body(), None
         if self.body is None or self._fault("before"):
             return
         self.answer = self.server.answer(self)
@@ -66,24 +93,6 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
         self.wfile.write(head + (b"" if self.command == "HEAD" else body))
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond
-
-    def _read_body(self) -> bytes | None:
-        """The whole body; None, and the end of the connection, if it does not come."""
-        length, refused = self.headers.get("Content-Length", "0"), None
-        if "Transfer-Encoding" in self.headers or not (length.isascii() and length.isdecimal()):
-            refused = HTTPStatus.LENGTH_REQUIRED
-        elif int(length[:20]) > self.largest_body:
-            refused = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-        if refused:
-            self.close_connection = True
-            return self.send_error(refused)
-        body = self.rfile.read(int(length))
-        if len(body) == int(length):
-            return body
-        self.close_connection = True
-        return None
-
     def _fault(self, stage: str) -> bool:
         """Whether the hook has dealt with the connection at this stage."""
         fault = self.server.fault  # once: a test can take it away at any time
@@ -94,9 +103,10 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         self.close_connection = True
         return True
 
-    def log_message(self, format: str, *values) -> None:
-        """What http.server itself has to tell: of requests that are not HTTP."""
-        self.server.state.log(printable((format % values).strip().partition("\n")[0][:80]))
+
+def first_line(text: str) -> str:
+    """The beginning of `text` for a log."""
+    return printable(text.strip().partition("\n")[0][:80])
 
 
 def printable(line: str) -> str:
@@ -157,6 +167,25 @@ class LoopbackServer(ThreadingHTTPServer):
     def handle_error(self, request: socket.socket, client_address: tuple) -> None:
         """A connection that broke, or that is not TLS: a line in place of a traceback."""
         self.state.log(f"a connection broke: {type(sys.exc_info()[1]).__name__}")
+
+
+class AnsweringServer(LoopbackServer):
+    """A server that answers; `answer(handler) -> Answer` is what is missing.
+
+    `requests`: (method, path, status) of the latest requests, status None where the hook took
+    it before. `fault`: None or a hook `fault(stage, handler) -> bool`, called "before" (the
+    request is read, nothing is done) and "after" (all is done and saved, nothing is sent: see
+    the handler's `answer`); True: the hook has dealt with the connection, which is then closed.
+    """
+
+    def __init__(self, state, address: tuple[str, int], ssl_context: ssl.SSLContext | None):
+        self.fault, self.requests = None, []
+        super().__init__(state, AnsweringHandler, address, ssl_context)
+
+    def note(self, method: str, path: str, status: int | None) -> None:
+        """Add a request to `requests`."""
+        self.requests.append((method, path, status))
+        del self.requests[:-KEPT_REQUESTS]
 
 
 def add_certificate(parser: argparse.ArgumentParser) -> None:

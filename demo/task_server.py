@@ -40,7 +40,7 @@ from demo import task_page
 from demo.serving import (
     Answer,
     AnsweringHandler,
-    LoopbackServer,
+    AnsweringServer,
     SiteError,
     add_certificate,
     check_address,
@@ -60,7 +60,6 @@ from demo.task_store import ACCEPTED, FINAL, Store, as_json
 
 FORMS = ("list", "object", "bare")  # how api/tasks is written; the draft says this and shows that
 STATUSES = (ACCEPTED, *FINAL)
-KEPT_REQUESTS = 10_000
 RETRY_SECONDS = 30
 
 
@@ -305,15 +304,13 @@ def is_loopback(name: str) -> bool:
         return False
 
 
-class Server(LoopbackServer):
-    """A State at a port, below `base_path`. `requests`: (method, path, status) of the latest
-    requests; `fault`: None or a hook, see AnsweringHandler."""
+class Server(AnsweringServer):
+    """A State at a port, below `base_path`."""
 
     def __init__(self, state: State, address: tuple[str, int], base_path: str,
                  ssl_context: ssl.SSLContext | None):
-        self.fault, self.requests = None, []
         self._base = "/" + base_path.strip("/") if base_path.strip("/") else ""
-        super().__init__(state, AnsweringHandler, address, ssl_context)
+        super().__init__(state, address, ssl_context)
         self.url = self.url.rstrip("/") + self._base + "/"
 
     def answer(self, handler: AnsweringHandler) -> Answer:
@@ -323,11 +320,6 @@ class Server(LoopbackServer):
         headers = {name.lower(): value for name, value in handler.headers.items()}
         return self.state.answer(Call(handler.command, handler.path[len(self._base):], headers,
                                       handler.body))
-
-    def note(self, method: str, path: str, status: int | None) -> None:
-        """Add a request to `requests`."""
-        self.requests.append((method, path, status))
-        del self.requests[:-KEPT_REQUESTS]
 
 
 def make_server(state: State, port: int = 0, bind: str = "127.0.0.1", base_path: str = "/",

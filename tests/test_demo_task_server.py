@@ -606,6 +606,15 @@ def test_the_program_says_in_one_line_why_it_does_not_start(tmp_path):
         assert (1, 1, True) == (ended.returncode, ended.stderr.count("\n"), told in ended.stderr)
 
 
+@pytest.mark.parametrize("program", ["django_remotes", "duplicati", "task_server"])
+@pytest.mark.parametrize("port", ["80000", "-1"])
+def test_a_port_that_is_none_is_usage(program, port):
+    """Of each of the demo servers: one line behind the usage, no traceback."""
+    ended = subprocess.run([sys.executable, PROJECT / "demo" / f"{program}.py", f"--port={port}"],
+                           capture_output=True, text=True, timeout=60, check=False)
+    assert (2, True) == (ended.returncode, f"from 0 to 65535, not {port}" in ended.stderr)
+
+
 def test_the_server_imports_nothing_of_the_client():
     """Else both could share a mistake."""
     code = ("import sys, demo.task_server\n"
