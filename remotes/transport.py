@@ -127,7 +127,9 @@ class Transport:
         )
         late = threading.Event()
         limit = self.timeout_seconds * ANSWER_TIMEOUT_FACTOR + patience_seconds
-        guard = threading.Timer(limit, self._cut, (late,))
+        # It holds nothing of this object: its thread may outlive it a moment, and whoever lets go
+        # of a pool last changes what Python walks through at its end.
+        guard = threading.Timer(limit, _cut, (late, self._sockets))
         guard.daemon = True
         try:
             prepared = request.prepare()
@@ -182,13 +184,6 @@ class Transport:
             raise requests.exceptions.ChunkedEncodingError("the answer broke off")
         return b"".join(chunks)
 
-    def _cut(self, late):
-        """Ends the exchange from the guard's thread: the read that waits comes back."""
-        late.set()
-        for guarded in list(self._sockets):
-            with contextlib.suppress(OSError):
-                guarded.shutdown(socket.SHUT_RDWR)
-
     def _translated(self, error, url, is_late):
         """The error of ours that says what `error` of requests or urllib3 means."""
         address = _address(url)
@@ -233,6 +228,14 @@ class Transport:
             return UnavailableError(f"{address} broke the connection off: {reason}",
                                     maybe_done=True)
         return SettingsError(f"{address} cannot be asked: {reason}")
+
+
+def _cut(late, sockets):
+    """Ends an exchange from the guard's thread: the read that waits comes back."""
+    late.set()
+    for guarded in list(sockets):
+        with contextlib.suppress(OSError):
+            guarded.shutdown(socket.SHUT_RDWR)
 
 
 class _Session(requests.Session):

@@ -347,6 +347,31 @@ def test_a_fault_that_goes_on_is_told_once_and_its_end_once(any_server):
     assert (12, 1, "ERROR") == told(refused)
 
 
+def test_a_guard_that_outlives_its_exchange_disturbs_no_end(play, operator, tmp_path):
+    """The thread that guards an exchange ends while Python ends: nothing of it on stderr."""
+    host = operator(play("2.3.0.4"))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading, weakref\n"
+        "at_the_end = threading.Event()\n"
+        "class Late(threading.Timer):\n"
+        "    def run(self):\n"
+        "        super().run()\n"
+        "        at_the_end.wait(60)\n"
+        "class Registry(dict):\n"
+        "    def items(self):\n"
+        "        for pair in super().items():\n"
+        "            at_the_end.set()\n"
+        "            for thread in threading.enumerate():\n"
+        "                if isinstance(thread, Late):\n"
+        "                    thread.join()\n"
+        "            thread = None\n"
+        "            yield pair\n"
+        "threading.Timer, weakref.finalize._registry = Late, Registry()\n")
+    host.environ["PYTHONPATH"] = str(tmp_path)
+    result = host.run("duplicati_status")
+    assert (result.code, result.err) == (0, "")
+
+
 def test_without_quiet_each_fault_is_told(tmp_path, closed_url):
     """Every time."""
     words = words_for("status", tmp_path, closed_url)
