@@ -3,8 +3,8 @@
 Guards: time-outs for connecting, for each read and for the whole answer (a server that
 dribbles cannot hold us), the size of an answer, that `~/.netrc` never replaces our
 Authorization, that no redirect carries a token elsewhere, that a server is who it should
-be (CA, or the pinned SHA-256 of its certificate), and the translation of every foreign
-exception. Proxies of the environment are heard. Leaves alone: what an answer means; a
+be (CA, or the pinned SHA-256 of its certificate), that a kept connection which ends as it
+is used again costs no GET, and the translation of every foreign exception. Proxies of the environment are heard. Leaves alone: what an answer means; a
 status of 500 is an answer here.
 """
 
@@ -103,7 +103,7 @@ class Transport:
         if is_insecure:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._environment = {}  # scheme and host -> what the environment says of them
-        self._sockets = set()  # duplicates of the sockets in use, for the guard
+        self._sockets = _Sockets()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _GuardedAdapter(self._sockets, pin))
 
@@ -134,11 +134,7 @@ class Transport:
         try:
             prepared = request.prepare()
             guard.start()
-            response = self._session.send(
-                prepared, stream=True, allow_redirects=False,
-                timeout=(self.timeout_seconds, self.timeout_seconds + patience_seconds),
-                **self._environment_of(url),
-            )
+            response = self._sent(prepared, patience_seconds, late)
             with contextlib.closing(response):
                 body = self._read(response, url)
             if late.is_set():
@@ -154,6 +150,25 @@ class Transport:
             guard.cancel()
         return Answer(response.status_code, response.headers, body, url,
                       reason=response.reason or "", cookies=_set_cookies(response))
+
+    def _sent(self, prepared, patience_seconds, late):
+        """The response to a request, its body unread."""
+        options = {
+            "stream": True, "allow_redirects": False,
+            "timeout": (self.timeout_seconds, self.timeout_seconds + patience_seconds),
+            **self._environment_of(prepared.url),
+        }
+        opened = self._sockets.opened
+        try:
+            return self._session.send(prepared, **options)
+        except requests.exceptions.ConnectionError:
+            # A server may end a connection that is kept open at the very moment at which it is
+            # used again (RFC 9112, 9.3.1). What only asks is asked once more, on a new one; but a
+            # long poll can have been cut off at any time, which whoever waits should know.
+            is_kept = self._sockets.opened == opened and not patience_seconds
+            if prepared.method != "GET" or not is_kept or late.is_set():
+                raise
+        return self._session.send(prepared, **options)
 
     def _environment_of(self, url):
         """Proxies and CA files that the environment names, looked up once for a host."""
@@ -246,6 +261,12 @@ class _Session(requests.Session):
         return None
 
 
+class _Sockets(set):
+    """Duplicates of the sockets in use, for the guard. `opened`: how often one was to be opened."""
+
+    opened = 0
+
+
 class _GuardedAdapter(requests.adapters.HTTPAdapter):
     """Keeps a duplicate of each socket in `sockets`, which another thread may shut down.
 
@@ -281,6 +302,7 @@ class _GuardedAdapter(requests.adapters.HTTPAdapter):
                 guarded = None
 
                 def _new_conn(self):
+                    sockets.opened += 1
                     fresh = super()._new_conn()
                     self.guarded = fresh.dup()
                     sockets.add(self.guarded)

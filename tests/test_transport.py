@@ -433,6 +433,32 @@ def test_one_connection_serves_many_exchanges():
         line.close()
 
 
+@pytest.mark.parametrize("is_tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("manner", [rude.close_early, rude.reset], ids=["closes", "resets"])
+@pytest.mark.parametrize("method, kept, breaks, patience, requests_made, works", [
+    ("GET", 1, 1, 0.0, 3, True), ("GET", 1, 2, 0.0, 3, False), ("GET", 0, 1, 0.0, 1, False),
+    ("POST", 1, 1, 0.0, 2, False), ("GET", 1, 1, 9.0, 2, False),
+])
+def test_a_kept_connection_that_ends_as_it_is_used_again_costs_a_get_nothing(
+        authority, contexts, manner, is_tls, method, kept, breaks, patience, requests_made, works):
+    """It is asked once more, on a new one. What may have been done is not, nor a long poll, nor
+    what broke on a connection that was new."""
+    good = answer(200, {"n": 1})
+    manners = [good] * kept + [manner] * breaks + [good]
+    with Rude(rude.in_turn(*manners), ssl_context=contexts[0] if is_tls else None) as server:
+        line = Transport(ca_file=authority.ca_file)
+        for _ in range(kept):
+            line.exchange(method, server.url)
+        if works:
+            assert {"n": 1} == line.exchange(method, server.url, patience_seconds=patience).json
+        else:
+            with pytest.raises(UnavailableError) as caught:
+                line.exchange(method, server.url, patience_seconds=patience)
+            assert (True, False) == (caught.value.maybe_done, caught.value.still_working)
+        line.close()
+    assert requests_made == len(server.requests)
+
+
 @pytest.mark.parametrize("path", ["a/%2E%2E/b", "a/%2E/b?c=/../d", "a/%2e%2e", "a/..%2Fb"])
 def test_a_segment_of_dots_stays_what_it_is(monkeypatch, path):
     """Percent-encoded, it is a name; written plainly, by us or by requests, it is another path."""
