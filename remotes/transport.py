@@ -4,8 +4,8 @@ Guards: time-outs for connecting, for each read and for the whole answer (a serv
 dribbles cannot hold us), the size of an answer, that `~/.netrc` never replaces our
 Authorization, that no redirect carries a token elsewhere, that a server is who it should
 be (CA, or the pinned SHA-256 of its certificate), that a kept connection which ends as it
-is used again costs no GET, and the translation of every foreign exception. Proxies of the environment are heard. Leaves alone: what an answer means; a
-status of 500 is an answer here.
+is used again costs no GET, and the translation of every foreign exception. Proxies of the
+environment are heard. Leaves alone: what an answer means; a status of 500 is an answer here.
 """
 
 import contextlib
