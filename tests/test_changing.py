@@ -1,5 +1,6 @@
 """actions/duplicati: changing.py, editor.py, asking.py, exporting.py, deleting.py,
-server_settings.py: the client as a process against demo servers of four releases.
+server_settings.py: the client against demo servers of four releases; as a process of its own
+where a test says more of it than its words.
 
 What a server really holds, secrets included, is read from the demo server's own store.
 """
@@ -21,6 +22,7 @@ import yaml
 
 from demo.duplicati import Duplicati, make_server
 from remotes import aescrypt
+from tests import inside
 from tests.conftest import Host
 
 RELEASES = ["2.0.8.1", "2.1.0.5", "2.3.0.4", "today"]
@@ -73,8 +75,13 @@ def start(tmp_path):
 
 
 def run(host, action, *words, **more):
-    """The action duplicati_ACTION; nobody is at a terminal."""
-    return host.run(f"duplicati_{action}", *words, **{"stdin": -3, **more})
+    """The action duplicati_ACTION; nobody is at a terminal. An editor, and `more`, want a process
+    of its own.
+    """
+    if more or "EDITOR" in host.environ:
+        return host.run(f"duplicati_{action}", *words, **{"stdin": -3, **more})
+    return inside.run(f"--action=duplicati_{action}", f"--settings={host.settings}", *words,
+                      environ=host.environ, folder=host.folder)
 
 
 def stored(host, key="1"):
