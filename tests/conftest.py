@@ -101,6 +101,13 @@ class Host:
             process.kill()
         return Result(process.returncode, out, err)
 
+    def inside(self, action, *words):
+        """The client run within this process (in its main thread); gives a Result."""
+        from tests import inside
+
+        return inside.run(f"--action={action}", f"--settings={self.settings}", *words,
+                          environ={"HOME": str(self.folder), "REMOTES_CONFIG": ""})
+
     def document(self):
         """The settings as they are on the disk."""
         return yaml.safe_load(self.settings.read_text())
@@ -210,13 +217,6 @@ class DuplicatiHost(Host):
         found = self.inside("duplicati_login", f"--url={url}", f"--password_file={secret}", *words)
         assert expected == found.code, found
         return found
-
-    def inside(self, action, *words):
-        """The client run within this process (in its main thread); gives a Result."""
-        from tests import inside
-
-        return inside.run(f"--action={action}", f"--settings={self.settings}", *words,
-                          environ={"HOME": str(self.folder), "REMOTES_CONFIG": ""})
 
     def kept(self, name="default"):
         """What the settings keep of a Duplicati server."""

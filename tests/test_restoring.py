@@ -1,7 +1,6 @@
 """restoring.py and the actions on versions: what is asked of a server, and what lands on the disk.
 
-The demo server, as each release, backs real files up and restores them; the client runs as
-a process of its own.
+The demo server, as each release, backs real files up and restores them.
 """
 
 import json
@@ -225,7 +224,7 @@ class Place:
         self.host = Host(folder / "host")
         self.host.folder.mkdir()
         path = self.written("password", PASSWORD)
-        login = self.host.run("duplicati_login", f"--url={self.server.url}",
+        login = self.host.inside("duplicati_login", f"--url={self.server.url}",
                               f"--password_file={path}")
         assert 0 == login.code, login
 
@@ -244,15 +243,15 @@ class Place:
 
     def back_up(self):
         """Runs the job; gives what it has backed up."""
-        run = self.host.run("duplicati_run", "--id=Home", "--wait")
+        run = self.host.inside("duplicati_run", "--id=Home", "--wait")
         assert 0 == run.code, run
         return content_of(self.source)
 
     def versions(self):
-        return self.host.run("duplicati_versions", "--id=Home").answer["versions"]
+        return self.host.inside("duplicati_versions", "--id=Home").answer["versions"]
 
-    def restore(self, *words, source=("--id=Home",), **more):
-        return self.host.run("duplicati_restore", *source, *words, **more)
+    def restore(self, *words, source=("--id=Home",)):
+        return self.host.inside("duplicati_restore", *source, *words)
 
     def asked(self, end):
         """How many POST requests came whose path ends so."""
@@ -296,7 +295,7 @@ def test_versions_and_their_files_are_listed(backed_up):
     source = f"{backed_up.source}/"
 
     def paths(*words):
-        listed = host.run("duplicati_files", "--id=1", *words)
+        listed = host.inside("duplicati_files", "--id=1", *words)
         assert 0 == listed.code, listed
         return [row["path"].removeprefix(source) for row in listed.answer["files"]]
 
@@ -307,8 +306,8 @@ def test_versions_and_their_files_are_listed(backed_up):
     assert ["docs/report.txt"] == paths("--filter=*/rep?rt.txt", f"--time={versions[1]['time']}")
     assert ["b.txt"] == paths(f"--path={source}b.txt")
     for words in ([f"--path={source}none"], ["--backup_version=2"], ["--time=1Y"]):
-        assert 10 == host.run("duplicati_files", "--id=1", *words).code
-    assert 10 == host.run("duplicati_versions", "--id=7").code
+        assert 10 == host.inside("duplicati_files", "--id=1", *words).code
+    assert 10 == host.inside("duplicati_versions", "--id=7").code
 
 
 def test_a_selection_comes_back_as_it_was(backed_up):
@@ -426,7 +425,7 @@ def test_without_wait_the_answer_says_how_to_come_back(backed_up):
     assert f"--action=duplicati_wait --task={task['task']}" in done.answer["message"]
     assert (str(backed_up.back), False) == (
         done.answer["restore_path"], done.answer["in_place"])
-    assert 0 == backed_up.host.run("duplicati_wait", f"--task={task['task']}").code
+    assert 0 == backed_up.host.inside("duplicati_wait", f"--task={task['task']}").code
     assert backed_up.new == content_of(backed_up.back)
 
 
@@ -509,7 +508,7 @@ def test_a_partial_version_is_called_partial(place, release):
     """One that was stopped: in the list, and before a restore of it begins."""
     there = place(release)
     there.state.hold("Home")
-    run = there.host.run("duplicati_run", "--id=Home")
+    run = there.host.inside("duplicati_run", "--id=Home")
     assert there.state.wait_reached("Home")
     task = run.answer["tasks"][0]["task"]
     abort = there.host.start("duplicati_abort", f"--task={task}", "--graceful")
@@ -571,7 +570,7 @@ def test_an_export_is_restored_from(place, release):
     expected = there.back_up()
     folder = there.folder / "exports"
     folder.mkdir()
-    exported = there.host.run("duplicati_export", "--id=Home", f"--output_path={folder}",
+    exported = there.host.inside("duplicati_export", "--id=Home", f"--output_path={folder}",
                               "--file_format=json")
     assert 0 == exported.code, exported
     (export,) = folder.iterdir()
