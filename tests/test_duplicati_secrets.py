@@ -300,8 +300,10 @@ def test_an_editor_sees_no_secret(play, operator, release):
 
 @pytest.mark.parametrize("release", ["2.0.8.1", "2.3.0.4"])
 @pytest.mark.parametrize("action", ["duplicati_login", "duplicati_export", "duplicati_status"])
-def test_files_are_private_from_their_first_byte(play, operator, release, action):
-    """Killed at each write, with an umask that hides nothing: nobody else could have read any."""
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.soak)])
+def test_files_are_private_from_their_first_byte(play, operator, release, action, step):
+    """Killed at each (or each third) write, with an umask that hides nothing: nobody else could
+    have read any."""
     server, host = play(release, SECRET_JOB), operator()
     host.log_in(server.url)
     (host.folder / "passphrase").write_text(EXPORT_PASSPHRASE)
@@ -322,7 +324,7 @@ def test_files_are_private_from_their_first_byte(play, operator, release, action
             assert path.name in given or 0o600 == mode, (path, oct(mode), point)
         if done.returncode != -signal.SIGKILL:
             break
-        point += 1
+        point += step
     assert 0 == done.returncode and point > 10
     assert action != "duplicati_export" or export.exists()
 
