@@ -3,6 +3,7 @@ and proxies before a demo server, which change what passes, or hear it.
 """
 
 import base64
+import contextlib
 import http.client
 import resource
 import ssl
@@ -71,18 +72,17 @@ def forward(server, change=lambda request: None, hear=lambda request, got, body:
         own = change(request)
         if own:
             return own(proxy, connection, request)
-        line = http.client.HTTPConnection(host, port, timeout=60)
         headers = {name: value for name, value in request.headers.items() if name != "connection"}
-        line.request(request.method, request.path, request.body or None, headers)
-        got = line.getresponse()
-        body = got.read()
-        hear(request, got, body)
-        head = [f"HTTP/1.1 {got.status} {got.reason}", *(
-            f"{name}: {value}" for name, value in got.getheaders()
-            if name.lower() not in ("connection", "content-length"))]
-        connection.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]
-                                       ).encode("latin-1") + body)
-        line.close()
+        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=60)) as line:
+            line.request(request.method, request.path, request.body or None, headers)
+            got = line.getresponse()
+            body = got.read()
+            hear(request, got, body)
+            head = [f"HTTP/1.1 {got.status} {got.reason}", *(
+                f"{name}: {value}" for name, value in got.getheaders()
+                if name.lower() not in ("connection", "content-length"))]
+            connection.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]
+                                           ).encode("latin-1") + body)
         return True
 
     return manner

@@ -5,6 +5,7 @@ where a test says more of it than its words.
 What a server really holds, secrets included, is read from the demo server's own store.
 """
 
+import contextlib
 import copy
 import json
 import os
@@ -341,6 +342,33 @@ def test_an_editor_that_fails_changes_nothing(start):
     result = run(host, "edit", "--id=1", "--confirm=yes")
     assert (2, True) == (result.code, "--set" in result.answer["message"])
     assert [] == requests_of(host, "PUT")
+
+
+def test_a_client_that_is_ended_as_the_editor_starts_leaves_none_behind(start, tmp_path):
+    """SIGTERM while the client still learns whether its editor could be started."""
+    host, number, signalled = start(), tmp_path / "number", tmp_path / "signalled"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "former = os.read\n"
+        "def read(descriptor, size):\n"
+        "    while size == 50000 and not os.path.exists(os.environ['SIGNALLED']):\n"
+        "        time.sleep(0.01)  # subprocess: whether the program could be started\n"
+        "    return former(descriptor, size)\n"
+        "os.read = read\n")
+    script = tmp_path / "editor.sh"
+    script.write_text("#!/bin/sh\n"
+                      f"echo $$ >{number}; kill -TERM $PPID; touch {signalled}; exec sleep 600\n")
+    script.chmod(0o700)
+    host.environ.update(EDITOR=str(script), SIGNALLED=str(signalled), PYTHONPATH=str(tmp_path))
+    with open(tmp_path / "stderr", "w") as stderr:
+        result = run(host, "edit", "--id=1", "--confirm=yes", stderr=stderr)
+    try:
+        assert (143, "interrupted") == (result.code, result.answer["kind"])
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(number.read_text()), 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(number.read_text()), signal.SIGKILL)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

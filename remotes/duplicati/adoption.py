@@ -35,6 +35,7 @@ _SECOND = timedelta(seconds=1)
 _PAGE_ROWS, _PAGES = 100, 50
 # The first task of a server has this number; so many that are over are remembered.
 _FIRST_NUMBER, _KEPT_TASKS = 2, 99
+_CLOCK_LOOKS = 3
 # Above the number of any row: none is that of a run that left none.
 _NO_ROW = 2**62
 
@@ -97,13 +98,11 @@ class _Traces:
     @cached_property
     def _asked_between(self):
         """The earliest and the latest moment of the server's clock for the request."""
-        before = moments.parse(self._clock())
-        there = moments.parse(self._server.system_info().get("ServerTime"))
-        after = moments.parse(self._clock())
-        asked = moments.parse(self._noted.asked_at) or after
-        if there is None:
-            return asked, asked
-        return asked + (there - after), asked + (there - before)
+        # One look can meet a stall, and a run that was over within it would seem to be a later one.
+        offset, span = outcomes.clock_offset(self._server, _CLOCK_LOOKS, self._clock)
+        asked = moments.parse(self._noted.asked_at) or moments.parse(self._clock())
+        latest = asked if offset is None else asked + offset
+        return latest - span, latest
 
     @cached_property
     def _is_restarted(self):

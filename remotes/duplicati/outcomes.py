@@ -107,7 +107,7 @@ class _Window:
         self.latest = self.ended_after = None
         is_cut = ending.state != "over" or ending.is_doubted
         if is_cut or self.earliest is None and started.row is None:
-            self._reckon(started, ending, is_cut, _clock_offset(server)[0])
+            self._reckon(started, ending, is_cut, clock_offset(server)[0])
         elif finished := moments.parse((ending.task or {}).get("TaskFinished")):
             self.latest = finished
 
@@ -136,20 +136,21 @@ class _Window:
         return self.ended_after is not None and ended is not None and ended >= self.ended_after
 
 
-def _clock_offset(server, looks=1):
+def clock_offset(server, looks=1, clock=time.time):
     """(offset, span): how much the server's clock is ahead of this machine's, rather too much than
-    too little, by `span` at most. The first is None if it is not known.
+    too little, by `span` at most, which more looks make smaller. The first is None if it is not
+    known. `clock` gives Unix seconds.
     """
     most, least = None, None
     for _ in range(looks):
-        here = moments.parse(time.time())
+        here = moments.parse(clock())
         try:
             there = moments.parse(server.system_info().get("ServerTime"))
         except (NotFoundError, RefusedError):  # with any other, the outcome is found later
             there = None
         if there is None:
             return None, timedelta(0)
-        after = moments.parse(time.time())
+        after = moments.parse(clock())
         most = there - here if most is None else min(most, there - here)
         least = there - after if least is None else max(least, there - after)
     return most, max(most - least, timedelta(0))
@@ -185,7 +186,7 @@ def _row_by_time(server, started, ending, results):
     """The result that is the run's own, where other tasks of the backup ran before and after it,
     and the release tells no times of tasks: by this machine's clock. None if it cannot be told.
     """
-    offset, span = (None, None) if ending.ran_at is None else _clock_offset(server, looks=3)
+    offset, span = (None, None) if ending.ran_at is None else clock_offset(server, looks=3)
     if offset is None:
         # It was over when somebody first looked. If all of them are good, so is its own; if all
         # of them are bad, so is its own, or it left none.

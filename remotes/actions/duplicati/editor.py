@@ -142,19 +142,41 @@ def _write(path, content):
 
 
 @contextlib.contextmanager
-def _ctrl_c_is_the_editors():
-    """Ctrl-C reaches every process at the terminal, and means something to some editors.
+def _handled(names, handler):
+    """Signals, by their names, handled otherwise than usual, those of them that this system has.
 
     A handler, unlike "ignore", is not passed on to the editor.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.signal(signal.SIGINT, lambda number, frame: None)
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    former = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(words, environ):
+    """Runs the editor to its end, which is also that of this process. Errors: OSError."""
+    process, came = None, []
+    try:
+        # Ctrl-C reaches every process at the terminal, and means something to some editors.
+        with _handled(["SIGINT"], lambda number, frame: None):
+            # In the middle of its start, a signal would leave the editor behind.
+            with _handled(["SIGTERM", "SIGHUP"], lambda number, frame: came.append(number)):
+                # stdout is for the answer: the editor draws on stderr.
+                process = subprocess.Popen(words, env=environ, stdout=sys.stderr)
+            for number in came:
+                signal.raise_signal(number)
+            return process.wait()
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
 
 
 def _run(context, command, path):
@@ -167,15 +189,12 @@ def _run(context, command, path):
                if name not in secret
                and not (name.startswith(("DUPLICATI_", "REMOTES_")) and is_secret_name(name))}
     try:
-        # stdout is for the answer: the editor draws on stderr.
-        with _ctrl_c_is_the_editors():
-            done = subprocess.run([*command, path], env=environ, stdout=sys.stderr, check=False)
+        code = _exit_code([*command, path], environ)
     except OSError as error:
         raise UsageError(f"the editor {command[0]} cannot be started: {error.strerror}"
                          " ($VISUAL, $EDITOR)") from error
-    if done.returncode:
-        raise RemotesError(f"the editor {command[0]} failed ({done.returncode}): nothing was"
-                           " changed")
+    if code:
+        raise RemotesError(f"the editor {command[0]} failed ({code}): nothing was changed")
     try:
         with open(path, "rb") as stream:
             return stream.read()
