@@ -78,7 +78,9 @@ def main(argv=None, environ=None):
         return 0 if door.write(help_text()) else 1
     import signal
 
-    former = {number: signal.signal(number, _raise_interrupted) for number in ending_signals()}
+    # What the caller wants ignored stays so: nohup, a shell's job in the background.
+    former = {number: signal.signal(number, _raise_interrupted) for number in ending_signals()
+              if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         return _run(argv, door)
     except RemotesError as error:

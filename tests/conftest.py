@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,10 @@ RECORDINGS = PROJECT / "tests" / "recordings"
 REGISTRATION_TOKEN = "registration-token-of-the-tests"
 CLIENT = [sys.executable, str(PROJECT / "client.py")]
 OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has it ignored by what it runs in the background, and all children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "tests", deadline=None, derandomize=True, database=None,

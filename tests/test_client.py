@@ -328,6 +328,20 @@ def test_a_signal_while_the_server_stalls_ends_with_json(tmp_path, number):
     assert f"client: status: ended by {number.name}\n" == err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_the_caller_has_ignored_stays_ignored(tmp_path, number):
+    """nohup, and a shell's job in the background: another signal is what ends it."""
+    host = Host(tmp_path)
+    with Rude(rude.stall) as server:
+        process = host.start("status", f"--url={server.url}",
+                             preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+        assert server.arrived.wait(30)
+        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert (143, "ended by SIGTERM") == (process.returncode, json.loads(out)["message"])
+
+
 # -- quiet, debug, secrets ------------------------------------------------------------------------
 
 def test_a_fault_that_goes_on_is_told_once_and_its_end_once(any_server):
