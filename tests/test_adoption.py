@@ -352,6 +352,17 @@ def test_clocks_may_differ(scene, release, ahead_seconds):
     assert "error" == there.look(there.search(noted, ahead_seconds)).result
 
 
+@ALL
+def test_a_stall_does_not_make_a_former_run_seem_a_later_one(scene, release):
+    """By the clock, as above; one answer of the server's is read five seconds late."""
+    there, late = scene(release), iter([0.0, 5.0])
+    there.run("warning")
+    noted = replace(there.note(), row=None)
+    there.run("error")
+    found = adoption.search(there.client, noted, lambda: time.time() + next(late, 0.0))
+    assert "error" == there.look(found).result
+
+
 @pytest.mark.parametrize("release", TIMED)
 def test_a_log_that_shows_nothing_is_not_believed(scene, release):
     """There were rows, and the database is there: somebody has it, and it cannot be read now."""
