@@ -10,6 +10,7 @@ Source: protocol page of Django Remotes, throughout.
 import re
 import urllib.parse
 
+from remotes.answer import NOT_JSON
 from remotes.errors import (
     ForeignServerError,
     LoginError,
@@ -19,7 +20,6 @@ from remotes.errors import (
     TooLargeError,
     UnavailableError,
 )
-from remotes.transport import NOT_JSON
 
 STATUS_PATH = "api/status/"
 _REDIRECTS = (301, 302, 303, 307, 308)

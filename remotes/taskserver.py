@@ -11,6 +11,7 @@ Source: protocol page of the task server, "Addresses".
 import urllib.parse
 
 from remotes import operations
+from remotes.answer import NOT_JSON
 from remotes.errors import (
     ForeignServerError,
     LoginError,
@@ -20,7 +21,6 @@ from remotes.errors import (
     UnavailableError,
 )
 from remotes.server import normalize_url
-from remotes.transport import NOT_JSON
 
 TASKS_PATH = "api/tasks"
 # A server that asks for more patience than this would keep a host from its tasks.

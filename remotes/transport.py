@@ -9,7 +9,6 @@ environment are heard. Leaves alone: what an answer means; a status of 500 is an
 """
 
 import contextlib
-import json
 import re
 import socket
 import ssl
@@ -20,68 +19,13 @@ import requests
 import requests.adapters
 import urllib3
 
+from remotes.answer import Answer, one_line
 from remotes.errors import CertificateError, ForeignServerError, SettingsError, UnavailableError
 
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 # A whole answer may take this many times as long as one read of it.
 ANSWER_TIMEOUT_FACTOR = 10
-NOT_JSON = object()
 _DOTS = re.compile(r"(?<=/)\.\.?(?=/|$)")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]+")
-
-
-class Answer:
-    """What a server answered: `status`, `headers` (any case), `body` (bytes), `url`.
-
-    `reason` is the text behind the status, `cookies` a mapping of what it wants set
-    (name -> value as it came; the attributes are left out).
-    """
-
-    def __init__(self, status, headers, body, url, *, reason="", cookies=None):
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.url = url
-        self.reason = reason
-        self.cookies = cookies or {}
-        self.json = _parse_json(body)
-
-    def summary(self):
-        """What the server says, in one short line for people."""
-        if isinstance(self.json, dict):
-            for name in ("detail", "message", "Error"):
-                if isinstance(self.json.get(name), str):
-                    return one_line(self.json[name])
-        text = self.body[:4096].decode("utf-8", "replace")
-        title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        return one_line(title[1] if title else text)
-
-    def retry_after_seconds(self):
-        """Retry-After in seconds (0 to a day), or None. A date is not heard."""
-        value = self.headers.get("Retry-After", "")
-        return min(int(value), 86400) if value.isascii() and value.isdigit() else None
-
-
-def one_line(text, longest=200):
-    """`text` without line ends and control characters, cut to `longest` characters."""
-    text = " ".join(_CONTROL.sub(" ", text).split())
-    return text if len(text) <= longest else text[:longest - 1] + "…"
-
-
-def _parse_json(body, parse_int=None):
-    try:
-        return json.loads(body, parse_int=parse_int)
-    except (ValueError, RecursionError) as error:
-        if type(error) is ValueError and parse_int is None:  # more digits than Python reads
-            return _parse_json(body, _parse_whole)
-        return NOT_JSON
-
-
-def _parse_whole(digits):
-    try:
-        return int(digits)
-    except ValueError:
-        return float(digits)
 
 
 class Transport:
@@ -227,22 +171,28 @@ class Transport:
                             for cause in causes)
             return UnavailableError(f"{address} cannot be reached through the proxy: {reason}",
                                     maybe_done=not is_unsent)
-        if isinstance(error, (kinds.InvalidHeader, UnicodeEncodeError)):
-            return SettingsError(f"{address} cannot be asked: the token cannot stand in a header")
-        if isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.MissingSchema,
-                              kinds.InvalidProxyURL)) \
-                or any(isinstance(cause, urllib3.exceptions.LocationParseError)
-                       for cause in causes):
-            return SettingsError(f"{address} cannot be asked: {reason}")
-        if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
-            return UnavailableError(f"{address} cannot be reached: {reason}")
-        if isinstance(error, (kinds.ContentDecodingError, urllib3.exceptions.DecodeError)):
-            return UnavailableError(f"{address} sends what cannot be unpacked", maybe_done=True)
-        if isinstance(error, (kinds.ConnectionError, kinds.ChunkedEncodingError,
-                              urllib3.exceptions.HTTPError, ConnectionError)):
-            return UnavailableError(f"{address} broke the connection off: {reason}",
-                                    maybe_done=True)
+        return _unsent_or_broken(error, causes, address, reason)
+
+
+def _unsent_or_broken(error, causes, address, reason):
+    """What is left when it was neither a time-out nor TLS nor a proxy."""
+    kinds = requests.exceptions
+    if isinstance(error, (kinds.InvalidHeader, UnicodeEncodeError)):
+        return SettingsError(f"{address} cannot be asked: the token cannot stand in a header")
+    if isinstance(error, (kinds.InvalidURL, kinds.InvalidSchema, kinds.MissingSchema,
+                          kinds.InvalidProxyURL)) \
+            or any(isinstance(cause, urllib3.exceptions.LocationParseError)
+                   for cause in causes):
         return SettingsError(f"{address} cannot be asked: {reason}")
+    if any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes):
+        return UnavailableError(f"{address} cannot be reached: {reason}")
+    if isinstance(error, (kinds.ContentDecodingError, urllib3.exceptions.DecodeError)):
+        return UnavailableError(f"{address} sends what cannot be unpacked", maybe_done=True)
+    if isinstance(error, (kinds.ConnectionError, kinds.ChunkedEncodingError,
+                          urllib3.exceptions.HTTPError, ConnectionError)):
+        return UnavailableError(f"{address} broke the connection off: {reason}",
+                                maybe_done=True)
+    return SettingsError(f"{address} cannot be asked: {reason}")
 
 
 def _cut(late, sockets):

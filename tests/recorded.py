@@ -5,7 +5,7 @@ import json
 
 import requests
 
-from remotes.transport import Answer
+from remotes.answer import Answer
 from tests.conftest import RECORDINGS
 
 FILES = {"2.0.6.3": "duplicati-2.0/exchanges-2.0.6.3.json",

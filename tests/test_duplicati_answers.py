@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remotes.actions.duplicati.reading import _brief
+from remotes.answer import Answer
 from remotes.duplicati import outcomes, progress
 from remotes.duplicati.answers import judge
 from remotes.duplicati.calls import _parsed
@@ -18,7 +19,6 @@ from remotes.errors import (
     SettingsError,
     UnavailableError,
 )
-from remotes.transport import Answer
 from tests import recorded
 from tests.test_server import ANY_JSON
 

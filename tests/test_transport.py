@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remotes import transport
+from remotes.answer import NOT_JSON, Answer, one_line
 from remotes.errors import (
     CertificateError,
     ForeignServerError,
@@ -25,7 +26,7 @@ from remotes.errors import (
     SettingsError,
     UnavailableError,
 )
-from remotes.transport import Answer, Transport, one_line
+from remotes.transport import Transport
 from tests import rude
 from tests.certificates import Authority
 from tests.conftest import PROJECT
@@ -101,7 +102,7 @@ def test_headers_that_break_off_are_an_answer_without_a_body():
     """The standard library takes them for whole; that there is no JSON tells who asked."""
     with Rude(rude.truncate_headers) as server:
         got = exchange(server.url)
-    assert (200, b"", transport.NOT_JSON) == (got.status, got.body, got.json)
+    assert (200, b"", NOT_JSON) == (got.status, got.body, got.json)
 
 
 def test_a_handshake_that_breaks_off_is_for_now():
@@ -219,7 +220,7 @@ def test_an_answer_that_is_no_json_is_an_answer():
     """What it means is not for the transport to say."""
     with Rude(rude.html) as server:
         page = exchange(server.url)
-    assert (200, transport.NOT_JSON, "Welcome to nginx!") == (
+    assert (200, NOT_JSON, "Welcome to nginx!") == (
         page.status, page.json, page.summary())
 
 
@@ -691,7 +692,7 @@ def test_retry_after_is_seconds_of_a_day_or_nothing(value):
 
 def test_deep_json_is_no_json():
     """A hundred thousand brackets do not break the parser's stack."""
-    assert transport.NOT_JSON is Answer(200, {}, b"[" * 100_000, "http://a/").json
+    assert NOT_JSON is Answer(200, {}, b"[" * 100_000, "http://a/").json
 
 
 @pytest.mark.parametrize("digits", [1, 17, 4300, 4301, 100_000])
@@ -702,4 +703,4 @@ def test_a_number_of_any_length_leaves_the_rest_readable(digits):
     large = int("9" * digits) if digits <= 4300 else float("inf")
     assert {"id": 7, "n": [large, -large]} == said
     assert int is type(said["id"])
-    assert transport.NOT_JSON is Answer(200, {}, body[:-1], "http://a/").json
+    assert NOT_JSON is Answer(200, {}, body[:-1], "http://a/").json

@@ -7,6 +7,7 @@ error. Leaves alone: sockets, sessions.
 Source: protocol page of Duplicati, sections 0.3, 1.7, 2.6.
 """
 
+from remotes.answer import NOT_JSON, one_line
 from remotes.duplicati.masking import masked, masked_text
 from remotes.errors import (
     ForeignServerError,
@@ -16,7 +17,6 @@ from remotes.errors import (
     SettingsError,
     UnavailableError,
 )
-from remotes.transport import NOT_JSON, one_line
 
 # The codes that we give ourselves where the server has no word of its own.
 NO_ENDPOINT = "NoSuchEndpoint"

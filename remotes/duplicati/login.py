@@ -10,6 +10,7 @@ import re
 import urllib.parse
 from collections import namedtuple
 
+from remotes.answer import NOT_JSON, one_line
 from remotes.duplicati.answers import judge
 from remotes.duplicati.cookie_session import CookieSession
 from remotes.duplicati.session import SESSION_KEYS, Draft
@@ -23,7 +24,6 @@ from remotes.errors import (
     UnavailableError,
 )
 from remotes.server import normalize_url
-from remotes.transport import NOT_JSON, one_line
 
 _SESSIONS = {"token": TokenSession, "cookie": CookieSession}
 _REDIRECTS = (301, 302, 303, 307, 308)

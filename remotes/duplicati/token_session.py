@@ -14,6 +14,7 @@ import json
 import re
 import time
 
+from remotes.answer import NOT_JSON, one_line
 from remotes.duplicati.session import SESSION_KEYS, Session
 from remotes.errors import (
     ForeignServerError,
@@ -22,7 +23,6 @@ from remotes.errors import (
     RemotesError,
     SettingsError,
 )
-from remotes.transport import NOT_JSON, one_line
 
 LOGIN_PATH = "v1/auth/login"
 SIGN_IN_PATH = "v1/auth/signin"

@@ -104,7 +104,7 @@ def duplicati_create(context):
 
 def _refused(error, form, hint):
     """The server's no in its own words; a name that is taken as such, whatever it calls it."""
-    from remotes.transport import one_line
+    from remotes.answer import one_line
 
     said = error.answer if isinstance(error.answer, dict) else {}
     text = one_line(str(said.get("Error") or said.get("Message") or ""), _LONGEST_TEXT)
