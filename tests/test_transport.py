@@ -356,6 +356,7 @@ def test_a_header_that_cannot_be_written_is_an_error_of_ours(value):
     with Rude(answer(200, {})) as server:
         error = failure(server.url, headers={"Authorization": value})
         assert (78, []) == (error.exit_code, server.requests)
+        assert "the token cannot stand in a header" in str(error)
 
 
 # -- what the environment and the user say -------------------------------------------------
